@@ -1,0 +1,41 @@
+"""What the messages of all errors share: closest names, short lists, and where it happened."""
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+
+
+def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """The entries of `known` that look most like `name`, best first."""
+    folded = {}
+    for entry in known:
+        folded.setdefault(entry.casefold(), entry)
+    found = difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.5)
+    return [folded[match] for match in found]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest entries of `known`, or nothing if none is close."""
+    found = closest(name, known)
+    return f" Did you mean {listed(found, 'or')}?" if found else ""
+
+
+def listed(items: Sequence[object], conjunction: str = "and", most: int = 5) -> str:
+    """`items` quoted in a sentence, cut after `most`: 'a', 'b' and 3 more."""
+    quoted = [repr(item) if isinstance(item, str) else str(item) for item in items]
+    if len(quoted) > most:
+        return f"{', '.join(quoted[:most])} and {len(quoted) - most} more"
+    if len(quoted) > 1:
+        return f"{', '.join(quoted[:-1])} {conjunction} {quoted[-1]}"
+    return "".join(quoted)
+
+
+@contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Lets any exception pass through with `note` added, once."""
+    try:
+        yield
+    except Exception as error:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
