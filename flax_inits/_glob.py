@@ -1,0 +1,154 @@
+"""Glob patterns over path segments, and what to suggest when one selects nothing."""
+
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ._errors import closest, listed
+from ._types import Path
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+class Glob:
+    """A compiled pattern: an automaton over segments, whose transitions are remembered.
+
+    A state is a set of positions in the pattern, written as the bits of an integer; bit i says
+    that the first i parts have matched. Time is linear in the tree, whatever the pattern.
+    """
+
+    def __init__(self, pattern: str):
+        if not pattern:
+            raise ValueError(
+                "The pattern is empty and would select nothing; '**' selects every leaf."
+            )
+        self._parts = pattern.split("/")
+        self._accepted = 1 << len(self._parts)
+        self._steps: dict[tuple[int, str], int] = {}
+        self._start = self._closed(1)
+
+    def selected(self, paths: Iterable[Path]) -> Iterator[bool]:
+        """For each path, whether the pattern matches it or a node above it.
+
+        Neighbours share most of their path, so each starts where it parts from the one before.
+        """
+        previous: Path = ()
+        states = [self._start]
+        for path in paths:
+            shared = 0
+            for ours, theirs in zip(path, previous, strict=False):
+                if ours != theirs:
+                    break
+                shared += 1
+            del states[shared + 1 :]
+            for segment in path[shared:]:
+                states.append(self._step(states[-1], segment))
+            previous = path
+            yield states[-1] == self._accepted
+
+    def _step(self, state: int, segment: str) -> int:
+        if state in (0, self._accepted):
+            return state
+        known = self._steps.get((state, segment))
+        if known is None:
+            known = self._steps[state, segment] = self._closed(self._advance(state, segment))
+        return known
+
+    def _advance(self, state: int, segment: str) -> int:
+        reached = 0
+        while state:
+            bit = state & -state
+            state ^= bit
+            part = self._parts[bit.bit_length() - 1]
+            if part == "**":
+                reached |= bit
+            elif _segment_test(part)(segment):
+                reached |= bit << 1
+        return reached
+
+    def _closed(self, state: int) -> int:
+        """Adds what `**` reaches by spanning no segment; to accept is to forget all else."""
+        for position, part in enumerate(self._parts):
+            if part == "**" and state >> position & 1:
+                state |= 1 << position + 1
+        return self._accepted if state & self._accepted else state
+
+
+@functools.lru_cache(maxsize=4096)
+def _segment_test(part: str) -> Callable[[str], object]:
+    # fnmatch.translate is case-sensitive everywhere; fnmatch.fnmatch is not.
+    return re.compile(fnmatch.translate(part)).match if _MAGIC.search(part) else part.__eq__
+
+
+def explain(pattern: str, paths: Sequence[Path]) -> str:
+    """Why `pattern` selects none of `paths`, and what to write instead."""
+    slashed = _inner_slash(pattern, paths)
+    if slashed:
+        return (
+            f" A slash in a pattern separates segments, but in {'/'.join(slashed)!r} one is part "
+            f"of a key. Did you mean {escaped(slashed)!r}?"
+        )
+    if _any(deeper := f"**/{pattern}", paths):
+        return (
+            " Patterns are anchored at the root of the tree, and what matches is deeper. "
+            f"Did you mean {deeper!r}?"
+        )
+    found = _alternatives(pattern, paths)
+    if found:
+        return f" Did you mean {listed(found, 'or')}?"
+    return f" The paths begin with {listed(list(dict.fromkeys(p[0] for p in paths if p)))}."
+
+
+def escaped(path: Path) -> str:
+    """A pattern that matches exactly this path, but for slashes inside its segments."""
+    literal = [re.sub(r"([*?\[])", r"[\1]", segment) for segment in path]
+    return "/".join(segment.replace("/", "?") for segment in literal)
+
+
+def _any(pattern: str, paths: Iterable[Path]) -> bool:
+    return any(Glob(pattern).selected(paths))
+
+
+def _inner_slash(pattern: str, paths: Iterable[Path]) -> Path | None:
+    glob = Glob(pattern)
+    for path in paths:
+        if any("/" in segment for segment in path):
+            if any(glob.selected([tuple("/".join(path).split("/"))])):
+                return path
+    return None
+
+
+def _alternatives(pattern: str, paths: Sequence[Path], most: int = 3) -> list[str]:
+    """Patterns close to `pattern` that do select something, best first."""
+    trimmed = pattern.strip("/")
+    respelled = _respelled(pattern, paths)
+    tries = [trimmed, pattern.replace("[", "[[]"), pattern.replace(".", "/"), *respelled]
+    tries += [trimmed.partition("/")[2]]
+    found: dict[str, None] = {}
+    for attempt in dict.fromkeys(tries):
+        for candidate in (attempt, f"**/{attempt}"):
+            if attempt and attempt != pattern and len(found) < most and _any(candidate, paths):
+                found[candidate] = None
+                break
+    return list(found) or _closest_nodes(pattern, paths)
+
+
+def _respelled(pattern: str, paths: Iterable[Path]) -> list[str]:
+    """`pattern` with each unknown name replaced by a known one that looks like it."""
+    names = dict.fromkeys(segment for path in paths for segment in path)
+    versions = [""]
+    for part in pattern.split("/"):
+        options = [part] if _MAGIC.search(part) or part in names else closest(part, names)
+        versions = [
+            f"{version}/{option if option == part else escaped((option,))}"
+            for option in options
+            for version in versions
+        ][:3]
+    return [version[1:] for version in versions]
+
+
+def _closest_nodes(pattern: str, paths: Iterable[Path]) -> list[str]:
+    nodes = dict.fromkeys(path[:depth] for path in paths for depth in range(1, len(path) + 1))
+    by_name = {"/".join(node): node for node in nodes}
+    return [escaped(by_name[name]) for name in closest(pattern, by_name)]
