@@ -7,9 +7,9 @@ pickling and `repr` are those of the call.
 
 import functools
 import inspect
-import numbers
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,11 @@ import numpy as np
 
 from .. import _bits
 from .._execute import run
-from .._types import Array, DType, Key, OutSharding, Shape, Token
+from .._types import Array, DType, Key, OutSharding, Shape
+from ._arguments import frozen, shown, token
+from ._rounding import clip, is_narrow, round_inwards
+
+P = ParamSpec("P")
 
 
 class Draw(NamedTuple):
@@ -38,6 +42,12 @@ class Draw(NamedTuple):
     widen: bool = True
     """Whether 16- and 8-bit floats are drawn in float32 and cast; False passes dtypes through."""
 
+    dtype: np.dtype | None = None
+    """The default dtype where the factory's `dtype` argument gives none."""
+
+    pieces: tuple[tuple[float, float, float], ...] = ()
+    """Where values are piecewise uniform: (weight, low, high) of each; low == high is a point."""
+
 
 class Configured:
     """An initializer that remembers the call that made it.
@@ -45,20 +55,28 @@ class Configured:
     Call it as any of `jax.nn.initializers`: `(key, shape, dtype=None, out_sharding=None)`.
     """
 
-    __slots__ = ("_factory", "_arguments", "_token", "_draw", "_hash", "__weakref__")
+    __slots__ = ("draw", "_factory", "_bound", "_token", "_hash", "__weakref__")
 
-    def __init__(self, factory: Callable[..., "Configured"], arguments: dict[str, Any], draw: Draw):
-        self._factory = factory
-        self._arguments = arguments
-        self._draw = draw
-        name = f"{factory.__module__}.{factory.__qualname__}"
-        self._token = (name, *(freeze(name, value) for name, value in arguments.items()))
-        self._hash = hash(self._token)
+    draw: Draw
+    _factory: Callable[..., "Configured"]
+    _bound: inspect.BoundArguments
+    _token: tuple
+    _hash: int
+
+    def __init__(
+        self, factory: Callable[..., "Configured"], bound: inspect.BoundArguments, draw: Draw
+    ):
+        arguments = (token(value) for value in bound.arguments.values())
+        identity = (f"{factory.__module__}.{factory.__qualname__}", *arguments)
+        values = {"draw": draw, "_factory": factory, "_bound": bound, "_token": identity}
+        for name, value in (values | {"_hash": hash(identity)}).items():
+            object.__setattr__(self, name, value)
 
     @property
-    def dtype(self) -> DType:
+    def dtype(self) -> np.dtype | None:
         """The dtype used where a call gives none; None is JAX's default float."""
-        return self._arguments.get("dtype")
+        own = self._bound.arguments.get("dtype")
+        return self.draw.dtype if own is None else own
 
     def __call__(
         self, key: Key, shape: Shape, dtype: DType = None, out_sharding: OutSharding = None
@@ -70,24 +88,33 @@ class Configured:
         return run(self._values, key, shape, dtype, out_sharding, self)
 
     def _values(self, key: Key, shape: tuple, dtype: np.dtype) -> Array:
-        draw = self._draw
-        narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-        if not (narrow and draw.widen):
+        draw = self.draw
+        if not (draw.widen and is_narrow(dtype)):
             return draw.sample(key, shape, dtype)
-        values = draw.sample(key, shape, np.dtype(np.float32)).astype(dtype)
+        # Rounding is monotone: values clipped to what the narrow dtype can hold stay there.
         lower, upper = round_inwards(draw.lower, draw.upper, dtype)
-        if np.isfinite(lower):
-            values = jnp.maximum(values, lower)
-        if np.isfinite(upper):
-            values = jnp.minimum(values, upper)
-        return values
+        values = draw.sample(key, shape, np.dtype(np.float32))
+        return clip(values, lower, upper).astype(dtype)
 
     def _checked_dtype(self, dtype: DType) -> np.dtype:
-        dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-        if not any(jnp.issubdtype(dtype, kind) for kind in self._draw.kinds):
-            kinds = " or ".join(kind.__name__ for kind in self._draw.kinds)
+        asked = None if dtype is None else jnp.dtype(dtype)
+        dtype = jax.dtypes.canonicalize_dtype(float if asked is None else asked)
+        if not any(jnp.issubdtype(dtype, kind) for kind in self.draw.kinds):
+            kinds = " or ".join(kind.__name__ for kind in self.draw.kinds)
             raise TypeError(f"{self!r} makes arrays of {kinds} dtypes, got dtype={dtype.name!r}.")
+        if asked is not None and asked != dtype:
+            warnings.warn(
+                f"{self!r} makes {dtype.name} where {asked.name} was asked for; set "
+                "jax.config.update('jax_enable_x64', True) to have 64-bit dtypes.",
+                stacklevel=3,
+            )
         return dtype
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{self!r} is frozen: build another initializer to change {name!r}.")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{self!r} is frozen: build another initializer to change {name!r}.")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Configured):
@@ -98,7 +125,7 @@ class Configured:
         return self._hash
 
     def __reduce__(self):
-        return _rebuild, (self._factory, self._arguments)
+        return _rebuild, (self._factory, self._bound.args, self._bound.kwargs)
 
     def __repr__(self) -> str:
         return f"{self._factory.__name__}({', '.join(self._shown())})"
@@ -106,9 +133,11 @@ class Configured:
     def _shown(self):
         """The arguments as one would write them: defaults left out, in order, then by name."""
         positional = True
-        for name, parameter in inspect.signature(self._factory).parameters.items():
-            value = self._arguments[name]
-            if freeze(name, value) == freeze(name, parameter.default):
+        for name, parameter in self._bound.signature.parameters.items():
+            value = self._bound.arguments[name]
+            if parameter.kind is parameter.VAR_KEYWORD:
+                yield from (f"{key}={shown(item)}" for key, item in value.items())
+            elif token(value) == token(frozen(name, parameter.default)):
                 positional = False
             elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
                 yield shown(value)
@@ -116,25 +145,29 @@ class Configured:
                 yield f"{name}={shown(value)}"
 
 
-def _rebuild(factory: Callable[..., Configured], arguments: dict[str, Any]) -> Configured:
-    return factory(**arguments)
+def _rebuild(factory: Callable[..., Configured], args: tuple, kwargs: dict) -> Configured:
+    return factory(*args, **kwargs)
 
 
-def initializer(factory: Callable[..., Draw]) -> Callable[..., Configured]:
-    """Makes a factory of `Draw`s into a factory of `Configured` initializers."""
+def initializer(factory: Callable[P, Draw]) -> Callable[P, Configured]:
+    """Makes a factory of `Draw`s into a factory of `Configured` initializers.
+
+    The factory gets its arguments frozen: numbers as Python's, sequences as tuples, arrays as
+    read-only NumPy arrays, `dtype` as a NumPy dtype.
+    """
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
-    def build(*args: Any, **kwargs: Any) -> Configured:
+    def build(*args: P.args, **kwargs: P.kwargs) -> Configured:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        if arguments.get("dtype") is not None:
-            arguments["dtype"] = np.dtype(arguments["dtype"])
-        draw = factory(*bound.args, **bound.kwargs)
-        return Configured(build, arguments, draw)
+        for name, value in bound.arguments.items():
+            is_dtype = name == "dtype" and value is not None
+            bound.arguments[name] = jnp.dtype(value) if is_dtype else frozen(name, value)
+        return Configured(build, bound, factory(*bound.args, **bound.kwargs))
 
     build.__annotations__["return"] = Configured
+    vars(build)["is_factory"] = True
     return build
 
 
@@ -147,61 +180,3 @@ def checked_shape(shape: Shape) -> tuple:
     if any(not jax.export.is_symbolic_dim(d) and d < 0 for d in sizes):
         raise ValueError(f"shape must not have negative sizes, got {sizes}.")
     return sizes
-
-
-def round_inwards(lower: float, upper: float, dtype: np.dtype) -> tuple[Any, Any]:
-    """The smallest and largest values of `dtype` within [lower, upper]."""
-    down, up = np.asarray(lower, dtype), np.asarray(upper, dtype)
-    if float(down) < lower:
-        down = np.nextafter(down, np.asarray(np.inf, dtype))
-    if float(up) > upper:
-        up = np.nextafter(up, np.asarray(-np.inf, dtype))
-    return down, up
-
-
-def freeze(name: str, value: Any) -> Token:
-    """A hashable stand-in for an argument: numbers by value, arrays by their bytes."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(
-            f"{name} must be known when the initializer is built, got the traced value {value}; "
-            "build it outside of jit, or write the value into the tree yourself."
-        )
-    if isinstance(value, numbers.Number) and not isinstance(value, numbers.Complex):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    if isinstance(value, numbers.Real):
-        exact = float(value)
-        return exact.hex() if exact == value or exact != exact else int(value)
-    if isinstance(value, numbers.Complex):
-        return (value.real.hex(), value.imag.hex())
-    if isinstance(value, np.ndarray | jax.Array):
-        if not value.shape and jnp.issubdtype(value.dtype, np.number):
-            return freeze(name, value.item())
-        host = np.asarray(value)
-        return ("array", host.dtype.name, host.shape, host.tobytes())
-    if isinstance(value, tuple | list):
-        return tuple(freeze(name, item) for item in value)
-    if isinstance(value, dict):
-        return tuple((key, freeze(name, item)) for key, item in sorted(value.items()))
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(f"{name} must be hashable, got {type(value).__name__}: {value!r}.") from None
-    return value
-
-
-def shown(value: Any) -> str:
-    """`value` as it would be written in the call that made the initializer."""
-    if isinstance(value, np.dtype):
-        return repr(value.name)
-    if isinstance(value, np.generic):
-        return repr(value.item())
-    if isinstance(value, np.ndarray | jax.Array):
-        return f"array({np.asarray(value).tolist()}, dtype={value.dtype.name!r})"
-    if isinstance(value, tuple):
-        items = ", ".join(map(shown, value))
-        return f"({items},)" if len(value) == 1 else f"({items})"
-    if isinstance(value, list):
-        return f"[{', '.join(map(shown, value))}]"
-    if callable(value) and not isinstance(value, Configured) and hasattr(value, "__qualname__"):
-        return value.__qualname__
-    return repr(value)

@@ -1,0 +1,104 @@
+"""The arguments of factories: frozen when given, compared by value, shown as written."""
+
+import hashlib
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._types import Token
+
+LONGEST_SHOWN = 64
+"""Arrays with more elements than this are shown by dtype and shape."""
+
+
+def frozen(name: str, value: Any) -> Any:
+    """`value` as nobody can change it any more: Python numbers, tuples, read-only arrays."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{name} must be known when the initializer is built, got the traced value {value}; "
+            "build it outside of jit, or write the value into the tree yourself."
+        )
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return _frozen_array(name, value)
+    if isinstance(value, numbers.Number):
+        return _frozen_number(name, value)
+    if type(value) in (tuple, list):
+        return tuple(frozen(name, item) for item in value)
+    if type(value) is dict:
+        return {key: frozen(f"{name}[{key!r}]", item) for key, item in value.items()}
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be hashable, got {type(value).__name__}: {value!r}."
+        ) from None
+    return value
+
+
+def _frozen_number(name: str, value: Any) -> Any:
+    if isinstance(value, int | float | complex):
+        return value
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, numbers.Complex):
+        return complex(value)
+    raise TypeError(f"{name} must be a real or complex number, got {value!r}.")
+
+
+def _frozen_array(name: str, value: Any) -> Any:
+    if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
+        raise TypeError(f"{name} must hold numbers, got an array of dtype {value.dtype}.")
+    if not value.shape:
+        return value.item()
+    copy = np.array(value, order="C")
+    copy.setflags(write=False)
+    return copy
+
+
+def token(value: Any) -> Token:
+    """A hashable stand-in for a frozen argument: numbers by value, arrays by their bytes."""
+    if isinstance(value, float) and (math.isnan(value) or (not value and str(value)[0] == "-")):
+        return ("float", str(value))  # nan != nan and -0.0 == 0.0, unlike what they draw
+    if isinstance(value, complex):
+        return token(value.real) if not value.imag else ("complex", str(value))
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(value.tobytes()).digest()
+        return ("array", value.dtype.name, value.shape, digest)
+    if isinstance(value, tuple):
+        return ("tuple", *map(token, value))
+    if isinstance(value, dict):
+        return ("dict", *((key, token(item)) for key, item in sorted(value.items())))
+    return value
+
+
+def shown(value: Any) -> str:
+    """`value` as it would be written in the call that made the initializer."""
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    if isinstance(value, np.ndarray):
+        return _shown_array(value)
+    if isinstance(value, tuple):
+        items = ", ".join(map(shown, value))
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {shown(item)}" for key, item in value.items()) + "}"
+    name = getattr(value, "__name__", None)
+    if name is None:
+        return repr(value)
+    for module in (jax.random, jnp, np):
+        if getattr(module, name, None) is value:
+            return f"{module.__name__}.{name}"
+    return getattr(value, "__qualname__", name)
+
+
+def _shown_array(value: np.ndarray) -> str:
+    if value.size > LONGEST_SHOWN or not value.size or not np.all(np.isfinite(value)):
+        return f"<{value.dtype.name} array of shape {value.shape}>"
+    return f"array({value.tolist()}, dtype={value.dtype.name!r})"
