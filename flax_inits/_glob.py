@@ -86,18 +86,18 @@ def explain(pattern: str, paths: Sequence[Path]) -> str:
     slashed = _inner_slash(pattern, paths)
     if slashed:
         return (
-            f" A slash in a pattern separates segments, but in {'/'.join(slashed)!r} one is part "
+            f"A slash in a pattern separates segments, but in {'/'.join(slashed)!r} one is part "
             f"of a key. Did you mean {escaped(slashed)!r}?"
         )
     if _any(deeper := f"**/{pattern}", paths):
         return (
-            " Patterns are anchored at the root of the tree, and what matches is deeper. "
+            "Patterns are anchored at the root of the tree, and what matches is deeper. "
             f"Did you mean {deeper!r}?"
         )
     found = _alternatives(pattern, paths)
     if found:
-        return f" Did you mean {listed(found, 'or')}?"
-    return f" The paths begin with {listed(list(dict.fromkeys(p[0] for p in paths if p)))}."
+        return f"Did you mean {listed(found, 'or')}?"
+    return f"The paths begin with {listed(list(dict.fromkeys(p[0] for p in paths if p)))}."
 
 
 def escaped(path: Path) -> str:

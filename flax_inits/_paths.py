@@ -1,17 +1,19 @@
 """What a leaf is called, and which leaves are meant."""
 
+import abc
 import hashlib
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import flax.core
+import flax.linen as nn
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from . import _glob
-from ._errors import listed
+from ._boxes import leaf_paths
+from ._errors import closest, listed
 from ._types import Path, PyTree, Where
 
 _FORMS = (
@@ -34,7 +36,7 @@ def paths(tree: PyTree) -> list[Path]:
     >>> flax_inits.paths({"head": {"bias": jnp.zeros(2)}, "blocks": [jnp.ones(3)]})
     [('blocks', '0'), ('head', 'bias')]
     """
-    return [path for path, _ in _walk(tree)]
+    return leaf_paths(tree)
 
 
 def flatten(tree: PyTree) -> tuple[list[Path], list[Any], Any]:
@@ -104,6 +106,14 @@ def matches(where: Where, paths: Sequence[Path], leaves: Sequence[Any], tree: Py
     return resolve(where, paths, leaves, tree)[0]
 
 
+class PathTest(abc.ABC):
+    """A `where` that decides from the paths of a whole tree at once."""
+
+    @abc.abstractmethod
+    def of_paths(self, paths: Sequence[Path]) -> list[bool]:
+        """Whether each of a tree's leaves is selected."""
+
+
 def resolve(
     where: Where, paths: Sequence[Path], leaves: Sequence[Any], tree: PyTree
 ) -> tuple[list[bool], list[Where]]:
@@ -114,7 +124,7 @@ def resolve(
         chosen = list(_glob.Glob(where).selected(paths))
     elif isinstance(where, re.Pattern):
         chosen = _by_regex(where, paths)
-    elif hasattr(where, "of_paths"):
+    elif isinstance(where, PathTest):
         chosen = where.of_paths(paths)
     elif _is_function(where):
         chosen = _by_callable(where, paths, leaves)
@@ -125,69 +135,35 @@ def resolve(
 
 def nothing_selected(where: Where, paths: Sequence[Path]) -> ValueError:
     """The error for a `where` that selects none of these paths, naming the closest."""
-    start = f"{describe(where)} selects no leaf."
-    if not paths:
-        return ValueError(f"{start} The tree has no leaves.")
+    why = _why_nothing(where, paths) if paths else "The tree has no leaves."
+    return ValueError(f"{describe(where)} selects no leaf. {why}")
+
+
+def _why_nothing(where: Where, paths: Sequence[Path]) -> str:
     if isinstance(where, str):
-        return ValueError(start + _glob.explain(where, paths))
+        return _glob.explain(where, paths)
     if isinstance(where, re.Pattern):
-        inside = [show(path) for path in paths if where.search(show(path))]
-        found = f" It is found inside {listed(inside, most=3)}." if inside else ""
-        return ValueError(
-            f"{start} A regular expression must match a leaf's whole path, such as "
-            f"{show(paths[0])!r}.{found}"
-        )
+        shown = [show(path) for path in paths]
+        near = list(filter(where.search, shown)) or closest(where.pattern, shown) or shown
+        return f"It must match the whole path of a leaf; the closest are {listed(near, most=3)}."
     if isinstance(where, list):
-        return ValueError(start + " " + str(nothing_selected(where[0], paths)))
-    return ValueError(f"{start} The paths are {listed([show(path) for path in paths])}.")
-
-
-def _walk(tree: PyTree) -> Iterator[tuple[Path, Any]]:
-    boxes = _box_types()
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda node: isinstance(node, boxes)
-    )[0]:
-        path = tuple(map(_segment, keys))
-        if isinstance(leaf, boxes):
-            for inner, value in _inside(leaf, boxes):
-                yield path + inner, value
-        else:
-            yield path, leaf
-
-
-def _inside(box: Any, boxes: tuple[type, ...]) -> Iterator[tuple[Path, Any]]:
-    """The leaves of a box without the box's own key, which comes first in their key paths."""
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(
-        box, is_leaf=lambda node: node is not box and isinstance(node, boxes)
-    )[0]:
-        path = tuple(map(_segment, keys[1:]))
-        if isinstance(leaf, boxes):
-            for inner, value in _inside(leaf, boxes):
-                yield path + inner, value
-        else:
-            yield path, leaf
-
-
-def _box_types() -> tuple[type, ...]:
-    # Importing flax.nnx takes 400 ms; where nobody has, there are no boxes of its.
-    nnx = sys.modules.get("flax.nnx")
-    variable = getattr(nnx, "Variable", None)
-    return (flax.core.meta.AxisMetadata, *([variable] if variable else []))
-
-
-def _segment(key: Any) -> str:
-    if isinstance(key, jax.tree_util.DictKey):
-        return str(key.key)
-    return jax.tree_util.keystr((key,), simple=True)
+        return str(nothing_selected(where[0], paths))
+    return f"The paths are {listed([show(path) for path in paths])}."
 
 
 def _as_bool(value: Any) -> bool | None:
     """A bool of Python, NumPy or JAX as Python's; None for anything else."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
         return bool(value) if value.shape == () and value.dtype == np.bool_ else None
     return None
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} {value.dtype}{list(value.shape)}"
+    return f"{value!r} ({type(value).__name__})"
 
 
 def _is_function(where: Where) -> bool:
@@ -201,13 +177,13 @@ def _by_regex(where: re.Pattern, paths: Sequence[Path]) -> list[bool]:
     return [where.fullmatch(show(path)) is not None for path in paths]
 
 
-def _by_callable(
-    where: Callable[..., Any], paths: Sequence[Path], leaves: Sequence[Any]
-) -> list[bool]:
-    if isinstance(where, type):
+def _by_callable(where: Any, paths: Sequence[Path], leaves: Sequence[Any]) -> list[bool]:
+    if isinstance(where, (type, nn.Module)):
+        kind = where if isinstance(where, type) else type(where)
+        what = "the class" if kind is where else "a module of class"
         raise TypeError(
-            f"where is the class {where.__qualname__}; to select by the type of module, write "
-            f"of_type(model, {where.__qualname__}, *inputs)."
+            f"where is {what} {kind.__qualname__}; to select by the type of module, write "
+            f"of_type(model, {kind.__qualname__}, *inputs)."
         )
     chosen = []
     for path, leaf in zip(paths, leaves, strict=True):
@@ -218,8 +194,8 @@ def _by_callable(
             raise
         if (verdict := _as_bool(answer)) is None:
             raise TypeError(
-                f"where must return a bool, but {describe(where)} returned {answer!r} "
-                f"({type(answer).__name__}) for {show(path)!r}."
+                f"where must return a bool, but {describe(where)} returned "
+                f"{_shown(answer)} for {show(path)!r}."
             )
         chosen.append(verdict)
     return chosen
@@ -242,14 +218,15 @@ def _is_mask_of(where: list[Any], names: Sequence[Path]) -> bool:
 
 
 def _by_mask(where: PyTree, names: Sequence[Path]) -> list[bool]:
-    if where is None or (jax.tree_util.all_leaves([where]) and _as_bool(where) is None):
-        raise TypeError(f"where must be {_FORMS}; got {where!r} ({type(where).__name__}).")
     ours, values, _ = flatten(where)
+    if where is None or ours == [()] != list(names):
+        raise TypeError(f"where must be {_FORMS}; got {_shown(where)}.")
     for path, value in zip(ours, values, strict=True):
         if _as_bool(value) is None:
             raise TypeError(
-                f"where is taken for a tree of bools, but its leaf {show(path)!r} is "
-                f"{value!r} ({type(value).__name__}). It must be {_FORMS}."
+                f"where is a {type(where).__name__} and so taken for a tree of bools, but its "
+                f"leaf {show(path)!r} is {_shown(value)}. It must be {_FORMS}: a union is a "
+                "list, and one path is a string such as 'a/b'."
             )
     verdicts = [bool(value) for value in values]
     if ours == list(names):

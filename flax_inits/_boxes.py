@@ -1,0 +1,48 @@
+"""Leaves and their key paths, without what a box around a leaf adds to them."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.core
+from jax.tree_util import DictKey, keystr, tree_flatten_with_path
+
+from ._types import Path, PyTree
+
+
+def leaf_paths(tree: PyTree) -> list[Path]:
+    """The path of every leaf, in the order of `jax.tree.leaves`."""
+    return list(_walk(tree, _box_test(), within=None))
+
+
+def _walk(node: Any, is_box: Callable[[Any], bool], within: Any) -> Iterator[Path]:
+    """Paths below `node`; if it is the box `within`, its own key comes first and is dropped."""
+    own = 0 if within is None else 1
+    for keys, leaf in tree_flatten_with_path(
+        node, is_leaf=lambda inner: inner is not within and is_box(inner)
+    )[0]:
+        path = tuple([str(k.key) if type(k) is DictKey else _segment(k) for k in keys[own:]])
+        if is_box(leaf):
+            for inner in _walk(leaf, is_box, within=leaf):
+                yield path + inner
+        else:
+            yield path
+
+
+def _box_test() -> Callable[[Any], bool]:
+    # Importing flax.nnx takes 400 ms; while nobody has, none of its variables can be about.
+    variable = getattr(sys.modules.get("flax.nnx"), "Variable", None)
+    boxes = (flax.core.meta.AxisMetadata, *([variable] if variable else []))
+    known: dict[type, bool] = {}
+
+    def is_box(node: Any) -> bool:
+        kind = type(node)
+        if kind not in known:
+            known[kind] = issubclass(kind, boxes)
+        return known[kind]
+
+    return is_box
+
+
+def _segment(key: Any) -> str:
+    return keystr((key,), simple=True)

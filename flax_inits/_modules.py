@@ -1,0 +1,139 @@
+"""What only Linen modules know: which leaves belong to modules of a class."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.core
+import flax.linen as nn
+import jax
+
+from ._errors import listed, noted
+from ._paths import PathTest, paths
+from ._types import Path
+
+_fresh = itertools.count()
+
+
+def of_type(model: nn.Module, cls: type | tuple[type, ...], *args: Any, **kwargs: Any) -> PathTest:
+    """Selects every leaf at or below a module of class `cls`, for use as a `where`.
+
+    Args:
+        model: a Linen module. It is traced, never run.
+        cls: a subclass of `nn.Module`, or a tuple of them; subclasses of these count, too.
+        *args: what `model.init` takes after the key: arrays, or `jax.ShapeDtypeStruct`s.
+        **kwargs: likewise, `method=` included.
+
+    Returns:
+        A hashable `where`, good for `variables` and `variables["params"]` alike.
+
+    Raises:
+        TypeError: `model` is no Linen module, or `cls` no class of them.
+        ValueError: the model has no module of that class (the message names those it has).
+
+    >>> import flax_inits, flax.linen as nn, jax, jax.numpy as jnp
+    >>> model, x = nn.Sequential([nn.Dense(2), nn.LayerNorm()]), jnp.ones((1, 3))
+    >>> params = model.init(jax.random.key(0), x)["params"]
+    >>> flax_inits.select(params, flax_inits.of_type(model, nn.LayerNorm, x))
+    {'layers_0': {'bias': False, 'kernel': False}, 'layers_1': {'bias': True, 'scale': True}}
+    """
+    classes = _checked(model, cls)
+    note = f"while {type(model).__name__}.init was traced by of_type with the inputs given to it"
+    with noted(note):
+        found, variables = _traced(model, args, kwargs)
+    modules = frozenset(path for path, kind in found if issubclass(kind, classes))
+    if not modules:
+        known = list(dict.fromkeys(kind.__name__ for _, kind in found))
+        wanted = listed([kind.__name__ for kind in classes], "or")
+        raise ValueError(
+            f"{type(model).__name__} has no module of class {wanted}; it has {listed(known)}."
+        )
+    return _OfType(cls, modules, frozenset(paths(variables)))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _OfType(PathTest):
+    """Leaves by the paths of the modules above them."""
+
+    cls: type | tuple[type, ...]
+    modules: frozenset[Path]
+    variables: frozenset[Path]
+
+    def __call__(self, path: Path, leaf: Any = None) -> bool:
+        return self.of_paths([path])[0]
+
+    def of_paths(self, paths: Sequence[Path]) -> list[bool]:
+        """Whether each leaf is at or below one of the modules.
+
+        The tree is either all variables, whose paths start with a collection, or the params
+        alone. A module may well be called "params", so no single path can tell; the leaves
+        that the model makes can. Where they cannot (another tree of the same modules), a path
+        may be read either way.
+        """
+        collections = {path[0] for path in self.variables}
+        params = {path[1:] for path in self.variables if path[0] == "params"}
+        whole = sum(path in self.variables for path in paths)
+        alone = sum(path in params for path in paths)
+        lengths = sorted({len(module) for module in self.modules})
+
+        def below(path: Path) -> bool:
+            return any(path[:length] in self.modules for length in lengths)
+
+        return [
+            (alone >= whole and below(path))
+            or (whole >= alone and path[:1] != () and path[0] in collections and below(path[1:]))
+            for path in paths
+        ]
+
+    def __repr__(self) -> str:
+        if isinstance(self.cls, tuple):
+            return f"of_type(model, ({', '.join(kind.__name__ for kind in self.cls)}))"
+        return f"of_type(model, {self.cls.__name__})"
+
+
+def _checked(model: Any, cls: Any) -> tuple[type, ...]:
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
+        raise TypeError(f"of_type needs a Linen module, an instance of nn.Module; got {given}.")
+    classes = cls if isinstance(cls, tuple) else (cls,)
+    for kind in classes:
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise TypeError(
+                f"of_type selects by a subclass of nn.Module, or a tuple of them; got {kind!r}."
+            )
+    if not classes:
+        raise ValueError("of_type got an empty tuple of classes, which would select nothing.")
+    return classes
+
+
+def _traced(
+    model: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[list[tuple[Path, type]], Any]:
+    """The path and class of every module that `model.init` runs, and the abstract variables."""
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
+    found: dict[tuple[Path, type], None] = {}
+
+    def record(method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        scope = context.module.scope
+        # Flax first tries the setup of a lifted module in a scope of a private class, at the
+        # root; only paths in a real scope mean something.
+        if scope is not None and type(scope.root) is flax.core.Scope:
+            found[scope.path, type(context.module)] = None
+        return method(*args, **kwargs)
+
+    def init(arrays: list[Any]) -> Any:
+        given = iter(arrays)
+        args, kwargs = treedef.unflatten(
+            [next(given) if array else leaf for array, leaf in zip(is_array, leaves, strict=True)]
+        )
+        # nn.jit keeps traces, and a kept one calls no interceptor; a set of mutable collections
+        # that no other call had is part of its cache key and makes it trace again.
+        unseen = flax.core.DenyList(("intermediates", f"of_type {next(_fresh)}"))
+        with nn.intercept_methods(record):
+            return model.init(jax.random.key(0), *args, **{"mutable": unseen, **kwargs})
+
+    arrays = [leaf for array, leaf in zip(is_array, leaves, strict=True) if array]
+    variables = jax.eval_shape(init, arrays)
+    return list(found), variables
