@@ -1,46 +1,211 @@
-"""Runs what draws: inline under a trace, else as one compiled program per recipe."""
+"""Makes leaves from jobs: each distinct program is compiled once, and run for every leaf.
 
+Programs are kept for the life of the process, keyed by what they compute. What has to be compiled
+is lowered here, where the caller's configuration holds, and compiled by threads.
+"""
+
+import collections
+import contextlib
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
 
-from ._types import Array, Key, OutSharding
+from . import _pool
+from ._jaxpr import Constant, Input
+from ._keys import Deriver
+from ._recipe import Job, Recipe
+from ._types import Array
 
+Task: TypeAlias = tuple[Job, Deriver]
+"""A job, and what computes the keys and arrays that it is given."""
 
-def tracing() -> bool:
-    """Whether operations are being staged (`jit`, `vmap`, `eval_shape`, ...), not computed."""
-    return isinstance(jnp.zeros(()), jax.core.Tracer)
+_FEW_ROWS, _MANY_ROWS = 4, 64
+"""Rows in a run of the pool: one size for a leaf or two, one for whole models."""
 
-
-def run(
-    sample: Callable[[Key, tuple, Any], Array],
-    key: Key,
-    shape: tuple,
-    dtype: Any,
-    out_sharding: OutSharding,
-    token: Hashable,
-) -> Array:
-    """`sample(key, shape, dtype)` with the layout `out_sharding`; equal tokens compile once."""
-    if isinstance(key, jax.core.Tracer) or tracing():
-        return _placed(sample(key, shape, dtype), out_sharding)
-    if isinstance(out_sharding, PartitionSpec):
-        out_sharding = NamedSharding(jax.sharding.get_mesh(), out_sharding)
-    return _program(token, shape, dtype, out_sharding)(key)
+_KEPT = 4096
+"""Programs kept; the least recently used go first."""
 
 
-@functools.lru_cache(maxsize=4096)
-def _program(token: Any, shape: tuple, dtype: Any, out_sharding: NamedSharding | None):
-    return jax.jit(lambda key: token._values(key, shape, dtype), out_shardings=out_sharding)
+class _Programs:
+    """Compiled programs by what they compute, shared by all threads."""
+
+    def __init__(self) -> None:
+        self._futures: collections.OrderedDict[Hashable, Future] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, lower: Callable[[], Any], submit: Callable[..., Any]) -> Future:
+        """The compiled program for `key`; made once, also if several threads ask at a time."""
+        key = (key, jax.config.jax_default_device, jax.config.jax_enable_x64)
+        with self._lock:
+            future = self._futures.get(key)
+            if future is not None:
+                self._futures.move_to_end(key)
+                return future
+            future = self._futures[key] = Future()
+            if len(self._futures) > _KEPT:
+                self._futures.popitem(last=False)
+        try:
+            lowered = lower()
+            submit(self._compile, key, future, lowered)
+        except BaseException as error:
+            self._fail(key, future, error)
+        return future
+
+    def _compile(self, key: Hashable, future: Future, lowered: Any) -> None:
+        try:
+            future.set_result(lowered.compile())
+        except BaseException as error:
+            self._fail(key, future, error)
+
+    def _fail(self, key: Hashable, future: Future, error: BaseException) -> None:
+        with self._lock:
+            self._futures.pop(key, None)
+        future.set_exception(error)
 
 
-def _placed(values: Array, out_sharding: OutSharding) -> Array:
-    if out_sharding is None:
-        return values
-    mesh = getattr(out_sharding, "mesh", None) or jax.sharding.get_abstract_mesh()
-    if any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types):
-        return jax.sharding.reshard(values, out_sharding)
-    return jax.lax.with_sharding_constraint(values, out_sharding)
+_programs = _Programs()
+
+
+class Program(NamedTuple):
+    """A program to run, and the tasks that it serves."""
+
+    key: Hashable
+    lower: Callable[[], Any]
+    """Makes the `jax.stages.Lowered`."""
+
+    tasks: list[Task]
+    size: int
+    """Elements in all the leaves that it makes."""
+
+    rows: int
+    """Rows per run for a program of the pool, 0 for a program of one shape."""
+
+
+def programs(tasks: Sequence[Task]) -> list[Program]:
+    """The programs that make the tasks' leaves, those with the most work first."""
+    groups: dict[Hashable, list[Task]] = {}
+    for task in tasks:
+        recipe = task[0].recipe
+        if recipe.fill is None and not _passes_through(recipe):
+            groups.setdefault(recipe.form.token if recipe.form else recipe, []).append(task)
+    found = [_program(key, group) for key, group in groups.items()]
+    return sorted(found, key=lambda program: -program.size)
+
+
+def _program(key: Hashable, tasks: list[Task]) -> Program:
+    recipe = tasks[0][0].recipe
+    size = sum(value.aval.size for job, _ in tasks for value in job.recipe.outputs)
+    if recipe.form is None:
+        return Program(key, functools.partial(lower, recipe), tasks, size, 0)
+    needed = sum(_pool.rows_of(job.recipe.form) for job, _ in tasks if job.recipe.form)
+    rows = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
+    return Program((key, rows), functools.partial(_lower_pool, recipe.form, rows), tasks, size, rows)
+
+
+def lower(recipe: Recipe) -> Any:
+    """The recipe's program, lowered for its own shapes and shardings."""
+    jitted = jax.jit(recipe.compute, out_shardings=list(recipe.shardings))
+    return jitted.lower(*recipe.arguments())
+
+
+def _lower_pool(form: _pool.Form, rows: int) -> Any:
+    words = jax.ShapeDtypeStruct((rows, len(form.keys), 2), np.uint32)
+    starts = jax.ShapeDtypeStruct((rows, 2), np.uint32)
+    factors = jax.ShapeDtypeStruct((rows, len(form.lifted)), form.output.aval.dtype)
+    return jax.jit(functools.partial(_pool.compute, form)).lower(words, starts, factors)
+
+
+def execute(
+    tasks: Sequence[Task], done: Callable[[Job], Any] = lambda job: None
+) -> dict[int, Array]:
+    """All leaves by position; `done` hears of each job when its leaves are under way."""
+    results: dict[int, Array] = {}
+    with _compilers(runs := programs(tasks)) as submit:
+        compiled = [_programs.get(run.key, run.lower, submit) for run in runs]
+        for job, deriver in tasks:
+            if job.recipe.fill is not None or _passes_through(job.recipe):
+                results[job.positions[0]] = _known(job, deriver)
+                done(job)
+        for run, future in zip(runs, compiled, strict=True):
+            make = _run_pool if run.rows else _run_each
+            for job, leaves in make(future.result(), run):
+                results.update(zip(job.positions, leaves, strict=True))
+                done(job)
+    return results
+
+
+@contextlib.contextmanager
+def _compilers(runs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
+    """Threads to compile with, if there is more than one program; XLA releases the GIL."""
+    if len(runs) < 2:
+        yield lambda function, *args: function(*args)
+        return
+    pool = ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1, 16))
+    try:
+        yield pool.submit
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _passes_through(recipe: Recipe) -> bool:
+    """Whether the leaf is an argument of the function, or an array it closed over."""
+    (value, *others), (sharding, *_) = recipe.outputs, recipe.shardings
+    return not others and sharding is None and isinstance(value, Input | Constant)
+
+
+def _known(job: Job, deriver: Deriver) -> Array:
+    (value,) = job.recipe.outputs
+    if job.recipe.fill is not None:
+        return jax.device_put(np.full(value.aval.shape, job.recipe.fill))
+    source = deriver.raw(job.given[0]) if isinstance(value, Input) else value.value
+    return jax.device_put(source)
+
+
+def _run_each(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+    for job, deriver in run.tasks:
+        yield job, compiled(*map(deriver.argument, job.given))
+
+
+def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+    """Fills runs of `run.rows` rows, one ahead of what is copied out of them."""
+    spread = [_pool.rows(job.recipe.form, deriver) for job, deriver in run.tasks]
+    columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
+    starts = range(0, len(columns[0]), run.rows)
+    outputs = (
+        compiled(*(_padded(column[start : start + run.rows], run.rows) for column in columns))
+        for start in starts
+    )
+    ahead = collections.deque(maxlen=2)
+    ahead.extend(next(outputs, None) for _ in range(2))
+    place = 0
+    for (job, _), part in zip(run.tasks, spread, strict=True):
+        pieces, left = [], len(part.words)
+        while left:
+            block = np.asarray(ahead[0])
+            take = min(left, run.rows - place)
+            pieces.append(block[place : place + take])
+            left, place = left - take, place + take
+            if place == run.rows:
+                ahead.append(next(outputs, None))
+                place = 0
+        yield job, [_owned(job, pieces)]
+
+
+def _padded(column: np.ndarray, rows: int) -> np.ndarray:
+    if len(column) == rows:
+        return column
+    return np.concatenate([column, np.zeros((rows - len(column), *column.shape[1:]), column.dtype)])
+
+
+def _owned(job: Job, pieces: list[np.ndarray]) -> Array:
+    """A copy that owns its memory, so that donating it later reuses it."""
+    form, (value,) = job.recipe.form, job.recipe.outputs
+    assert form is not None
+    flat = _pool.gather(form, pieces)
+    return jax.device_put(flat.reshape(value.aval.shape), may_alias=False)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _bits
-from .._execute import run
+from .._call import run
 from .._types import Array, DType, Key, OutSharding, Shape
 from ._arguments import frozen, shown, token
 from ._rounding import clip, is_narrow, round_inwards

@@ -1,0 +1,322 @@
+"""A traced function as a graph in which every output knows just what it needs.
+
+`trace` runs a function abstractly and `flatten` turns the jaxpr into nodes: calls (`jit`,
+`custom_jvp_call`, `remat`, ...) are inlined, equations that no output needs are never visited, and
+a scan without a live carry becomes one map per output. `evaluate` computes nodes again, drawing
+bits through fused keys.
+
+This is the one module that reads JAX's intermediate representation, which has no stability
+promise. Everything built on it falls back to `jax.jit` of the whole function when it fails.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.extend.core
+import jax.interpreters.partial_eval as partial_eval
+
+from . import _bits
+
+_Literal = jax.extend.core.Literal
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+"""Primitives that only call a function, and the parameter which holds it."""
+
+
+class Input:
+    """The `index`-th flat argument of the traced function."""
+
+    __slots__ = ("index", "aval")
+
+    def __init__(self, index: int, aval: Any):
+        self.index, self.aval = index, aval
+
+
+class Constant:
+    """A literal, or an array that the traced function closed over."""
+
+    __slots__ = ("value", "aval")
+
+    def __init__(self, value: Any, aval: Any):
+        self.value, self.aval = value, aval
+
+
+class Node:
+    """One equation: a primitive applied to values."""
+
+    __slots__ = ("primitive", "params", "inputs", "avals", "context")
+
+    def __init__(self, primitive: Any, params: dict, inputs: Sequence, avals: tuple, context: Any):
+        self.primitive, self.params, self.inputs = primitive, params, tuple(inputs)
+        self.avals, self.context = avals, context
+
+
+class Output(NamedTuple):
+    """The `index`-th result of a node."""
+
+    node: Node
+    index: int
+
+    @property
+    def aval(self) -> Any:
+        """Shape and dtype of the result."""
+        return self.node.avals[self.index]
+
+
+Value: TypeAlias = Input | Constant | Output
+
+
+class Traced(NamedTuple):
+    """What `trace` found: the flat arguments, the output leaves, and the output's structure."""
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Value, ...]
+    shape: Any
+    """The output as a tree of `jax.ShapeDtypeStruct`."""
+
+    pure: bool
+    """False if the function has effects (prints, callbacks): it must run as it stands."""
+
+
+def trace(fun: Callable[..., Any], *args: Any) -> Traced:
+    """Traces `fun` at (possibly abstract) `args`; nothing is computed."""
+    closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+    jaxpr, constants = _opened(closed)
+    inputs = tuple(Input(i, var.aval) for i, var in enumerate(jaxpr.invars))
+    pure = not jaxpr.effects
+    outputs = flatten(jaxpr, constants, inputs) if pure else ()
+    return Traced(inputs, tuple(outputs), shape, pure)
+
+
+def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr and its constants, whether or not this version of JAX keeps them apart."""
+    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+
+
+def flatten(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value], used=None) -> list:
+    """The outputs of `jaxpr` as values over `arguments`; where `used` is False, None."""
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
+    env.update(zip(jaxpr.invars, arguments, strict=True))
+    used = [True] * len(jaxpr.outvars) if used is None else used
+
+    def read(atom: Any) -> Any:
+        return Constant(atom.val, atom.aval) if isinstance(atom, _Literal) else env.get(atom)
+
+    for equation, wanted in _live(jaxpr, used):
+        inputs = [read(atom) for atom in equation.invars]
+        env.update(zip(equation.outvars, _apply(equation, inputs, wanted, jaxpr), strict=True))
+    return [read(atom) if use else None for atom, use in zip(jaxpr.outvars, used, strict=True)]
+
+
+def _constant(value: Any) -> Constant:
+    return Constant(value, jax.typeof(value))
+
+
+def _live(jaxpr: Any, used: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
+    """The equations that the `used` outputs need, in order, each with its own used outputs."""
+    atoms = (atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use)
+    needed = {atom for atom in atoms if not isinstance(atom, _Literal)}
+    live = []
+    for equation in reversed(jaxpr.eqns):
+        wanted = [var in needed for var in equation.outvars]
+        if any(wanted):
+            live.append((equation, wanted))
+            needed.update(atom for atom in equation.invars if not isinstance(atom, _Literal))
+    live.reverse()
+    return live
+
+
+def _apply(equation: Any, inputs: list, wanted: list[bool], parent: Any) -> list:
+    name = equation.primitive.name
+    if name in _CALLS and _plain(equation.params):
+        body, constants = _opened(equation.params[_CALLS[name]])
+        if len(body.invars) == len(inputs):
+            return flatten(body, constants, inputs, wanted)
+    if name == "scan":
+        return _scan(equation, inputs, wanted, parent)
+    return _node(equation, inputs)
+
+
+def _plain(params: dict) -> bool:
+    """Whether a call asks for nothing but the call itself (no shardings of its own)."""
+    shardings = (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
+    return all(type(sharding).__name__ == "UnspecifiedValue" for sharding in shardings)
+
+
+def _node(equation: Any, inputs: Sequence[Value]) -> list[Output]:
+    avals = tuple(var.aval for var in equation.outvars)
+    node = Node(equation.primitive, equation.params, inputs, avals, equation.ctx)
+    return [Output(node, i) for i in range(len(avals))]
+
+
+def _scan(equation: Any, inputs: list, wanted: list[bool], parent: Any) -> list:
+    """One node per output that needs no carry; the others share one."""
+    shared = _node(equation, inputs)
+    return [
+        (_mapped(equation, inputs, i, parent) or shared[i]) if use else None
+        for i, use in enumerate(wanted)
+    ]
+
+
+def _mapped(equation: Any, inputs: list, index: int, parent: Any) -> Output | None:
+    """Output `index` of a scan by itself, as a scan without a carry, or None if it needs one."""
+    values = {
+        atom: value
+        for atom, value in zip(equation.invars, inputs, strict=True)
+        if not isinstance(atom, _Literal)
+    }
+    try:
+        alone = parent.replace(
+            constvars=[], invars=list(values), outvars=[equation.outvars[index]], eqns=[equation]
+        )
+        alone = partial_eval.dce_jaxpr(alone, [True], instantiate=True)[0]
+        (reduced,) = alone.eqns
+    except Exception:  # An unstable API: without it the whole scan runs once for all its outputs.
+        return None
+    body, _ = _opened(reduced.params["jaxpr"])
+    if any(
+        len(out.aval.shape) != len(inner.aval.shape) + 1
+        for out, inner in zip(reduced.outvars, body.outvars, strict=True)
+    ):
+        return None
+    reads = [
+        Constant(atom.val, atom.aval) if isinstance(atom, _Literal) else values[atom]
+        for atom in reduced.invars
+    ]
+    return _node(reduced, reads)[reduced.outvars.index(alone.outvars[0])]
+
+
+def vectorized(scan: Output) -> Value | None:
+    """A scan without a carry as one batched computation, or None if it is no such scan.
+
+    Equal to the scan bit for bit only if all it does is elementwise.
+    """
+    node = scan.node
+    body, constants = _opened(node.params["jaxpr"])
+    if any(
+        len(aval.shape) != len(out.aval.shape) + 1
+        for aval, out in zip(node.avals, body.outvars, strict=True)
+    ):
+        return None
+    axes = [
+        0 if len(value.aval.shape) == len(var.aval.shape) + 1 else None
+        for value, var in zip(node.inputs, body.invars, strict=True)
+    ]
+    if 0 not in axes:
+        return None
+
+    def step(*arguments: Any) -> Any:
+        return _recompute(body, constants, arguments)[scan.index]
+
+    structs = [_struct(value.aval) for value in node.inputs]
+    closed = jax.make_jaxpr(jax.vmap(step, in_axes=axes))(*structs)
+    return flatten(*_opened(closed), node.inputs)[0]
+
+
+def order(outputs: Iterable[Value], boundary: Callable[[Value], bool]) -> list[Node]:
+    """The nodes that `outputs` need, inputs first; what is in `boundary` is not entered."""
+    done: set[Node] = set()
+    ordered: list[Node] = []
+    stack = [(value.node, False) for value in outputs if _enters(value, boundary)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            ordered.append(node)
+        elif node not in done:
+            done.add(node)
+            stack.append((node, True))
+            stack.extend(
+                (value.node, False)
+                for value in node.inputs
+                if _enters(value, boundary) and value.node not in done
+            )
+    return ordered
+
+
+def _enters(value: Value, boundary: Callable[[Value], bool]) -> bool:
+    return isinstance(value, Output) and not boundary(value)
+
+
+def evaluate(outputs: Sequence[Value], bound: dict[Value, Any]) -> list[Any]:
+    """Computes `outputs`, given arrays for the inputs and any values in between."""
+    env = dict(bound)
+
+    def read(value: Value) -> Any:
+        return env[value] if value in env or not isinstance(value, Constant) else value.value
+
+    for node in order(outputs, bound.__contains__):
+        results = bind(node, [read(value) for value in node.inputs])
+        for index, result in enumerate(results):
+            env.setdefault(Output(node, index), result)
+    return [read(value) for value in outputs]
+
+
+def bind(node: Node, arguments: Sequence[Any]) -> Sequence[Any]:
+    """Applies the node's primitive to `arguments`."""
+    with node.context.manager:
+        if node.primitive.name == "random_bits":
+            arguments = [_bits.fused_keys(arguments[0])]
+        params = {name: _redrawn(value) for name, value in node.params.items()}
+        bound = node.primitive.get_bind_params(params)
+        functions, params = bound if isinstance(bound, tuple) else ((), bound)
+        result = node.primitive.bind(*functions, *arguments, **params)
+    return result if node.primitive.multiple_results else [result]
+
+
+def _redrawn(param: Any) -> Any:
+    """A parameter with the draws inside of it made by `_bits`; itself if it holds none."""
+    if isinstance(param, tuple) and any(map(_is_closed, param)):
+        return tuple(map(_redrawn, param))
+    if not _is_closed(param) or not _draws(param):
+        return param
+    body, constants = _opened(param)
+    structs = [_struct(var.aval) for var in body.invars]
+    again = jax.make_jaxpr(lambda *args: _recompute(body, constants, args))(*structs)
+    before, after = ([str(var.aval) for var in _opened(j)[0].outvars] for j in (param, again))
+    return again if before == after else param
+
+
+def _recompute(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    inputs = [Input(i, var.aval) for i, var in enumerate(jaxpr.invars)]
+    return evaluate(flatten(jaxpr, constants, inputs), dict(zip(inputs, arguments, strict=True)))
+
+
+def _is_closed(param: Any) -> bool:
+    return isinstance(param, jax.extend.core.ClosedJaxpr)
+
+
+def _draws(closed: Any) -> bool:
+    """Whether a jaxpr, or one inside of it, draws random bits."""
+    return any(
+        equation.primitive.name == "random_bits"
+        or any(_draws(inner) for inner in inner_jaxprs(equation.params))
+        for equation in _opened(closed)[0].eqns
+    )
+
+
+def inner_jaxprs(params: dict) -> list[Any]:
+    """The jaxprs among an equation's parameters."""
+    kinds = (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr)
+    values = (
+        item
+        for value in params.values()
+        for item in (value if isinstance(value, tuple) else (value,))
+    )
+    return [value for value in values if isinstance(value, kinds)]
+
+
+def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+    weak = getattr(aval, "weak_type", False)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)

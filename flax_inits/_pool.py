@@ -1,0 +1,298 @@
+"""One compiled program per distribution, for leaves of every shape.
+
+Bits depend on the key and the flat index only. So a draw followed by elementwise operations can be
+made in rows of a fixed length: each row has its key, the index it starts at, and a scale; any row
+can belong to any leaf. `match` recognizes such leaves, `rows` says what to fill in, and `compute`
+is the program.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from . import _bits
+from ._jaxpr import Constant, Input, Node, Output, Value, bind, inner_jaxprs, order, vectorized
+from ._keys import Derivation, Deriver, is_threefry_dtype
+from ._signature import Signer
+from ._types import Token
+
+ROW = 1 << 14
+"""Elements in a row. A power of two, so that a row never crosses a multiple of 2**32."""
+
+_ELEMENTWISE = frozenset(
+    "abs add and bitcast_convert_type ceil clamp convert_element_type copy div eq erf_inv floor "
+    "ge gt is_finite le lt max min mul ne neg nextafter not or reduce_precision round select_n "
+    "shift_left shift_right_arithmetic shift_right_logical sign sqrt stop_gradient sub xor".split()
+)
+"""Primitives whose value at an element XLA computes alike in a program of any shape."""
+
+_RESHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
+
+_BOUNDED = frozenset({"max", "min", "clamp"})
+"""What XLA does not merge with a multiplication after it."""
+
+
+class Form(NamedTuple):
+    """A leaf as rows: what is drawn and computed, free of its shape."""
+
+    token: Token
+    output: Value
+    lifted: tuple[Any, ...]
+    """The factor that the program takes as an argument, if any: a NumPy scalar."""
+
+    keys: tuple[Value, ...]
+    """One key value for each draw of the program; each of `segments` keys."""
+
+    segments: int
+    size: int
+    """Elements per segment: segment i is drawn with key i, from index 0."""
+
+
+def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
+    """`value` as rows, or None if it is not one draw per element and elementwise operations."""
+    if isinstance(value, Output) and value.node.primitive.name == "scan":
+        batched = vectorized(value)
+        return None if batched is None else match(batched, derivation, signer)
+    if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
+        return None
+    graph = _Graph(value, derivation)
+    if not graph.matches or not graph.keys:
+        return None
+    segments = {key.aval.size for key in graph.keys}
+    if len(segments) != 1:
+        return None
+    output, lifted = graph.lift(value)
+    token = (graph.token(output, signer), len(lifted))
+    count = segments.pop()
+    return Form(token, output, lifted, tuple(graph.keys), count, value.aval.size // count)
+
+
+def is_constant(value: Value) -> Any:
+    """The NumPy scalar that fills `value`, or None if it is not known without computing."""
+    folded = _fold(value) if getattr(value.aval, "weak_type", True) is False else None
+    return None if folded is None else np.asarray(folded, value.aval.dtype)
+
+
+class _Graph:
+    """The nodes of one leaf, each told apart as full (one value per element) or scalar."""
+
+    def __init__(self, value: Value, derivation: Derivation):
+        self.keys: list[Value] = []
+        self._full: set[Node] = set()
+        self._size = value.aval.size
+        self._nodes = order([value], derivation.is_key)
+        self.matches = all(self._accepts(node, derivation) for node in self._nodes)
+
+    def _accepts(self, node: Node, derivation: Derivation) -> bool:
+        if node.primitive.name == "random_bits":
+            return self._accepts_draw(node, derivation)
+        if any(isinstance(v, Input) or derivation.is_key(v) for v in node.inputs):
+            return False
+        full = [v for v in node.inputs if self.is_full(v)]
+        if not full:
+            single = not node.primitive.multiple_results and not inner_jaxprs(node.params)
+            return single and (node.avals[0].size == 1 or node.primitive.name == "broadcast_in_dim")
+        self._full.add(node)
+        if any(v.aval.size != self._size for v in (*full, Output(node, 0))):
+            return False
+        if node.primitive.name in _RESHAPES:
+            return node.params.get("dimensions") is None or node.primitive.name != "reshape"
+        scalars = all(v in full or _is_scalar(v) for v in node.inputs)
+        return node.primitive.name in _ELEMENTWISE and scalars and _keeps_width(node)
+
+    def _accepts_draw(self, node: Node, derivation: Derivation) -> bool:
+        (key,) = node.inputs
+        threefry = is_threefry_dtype(key.aval.dtype)
+        self._full.add(node)
+        if key not in self.keys:
+            self.keys.append(key)
+        return (
+            threefry
+            and derivation.is_key(key)
+            and jax.config.jax_threefry_partitionable
+            and (node.params["bit_width"] < 64 or jax.config.jax_enable_x64)
+            and node.avals[0].size == self._size
+        )
+
+    def is_full(self, value: Value) -> bool:
+        """Whether `value` has a random value for each element of the leaf."""
+        return isinstance(value, Output) and value.node in self._full
+
+    def lift(self, value: Value) -> tuple[Value, tuple[Any, ...]]:
+        """Takes a last factor out where that cannot change how XLA rounds."""
+        product = self._stripped(value)
+        if product.node.primitive.name != "mul":
+            return value, ()
+        full = [v for v in product.node.inputs if self.is_full(v)]
+        scalars = [v for v in product.node.inputs if not self.is_full(v)]
+        if len(full) != 1 or self._stripped(full[0]).node.primitive.name not in _BOUNDED:
+            return value, ()
+        factor = _fold(scalars[0])
+        return (value, ()) if factor is None else (full[0], (factor,))
+
+    def _stripped(self, value: Any) -> Output:
+        while value.node.primitive.name in _RESHAPES:
+            (value,) = value.node.inputs
+        return value
+
+    def token(self, output: Value, signer: Signer) -> Token:
+        """Equal for leaves that one program can make."""
+        numbers: dict[Value, int] = {key: i for i, key in enumerate(self.keys)}
+        body: list[Token] = []
+
+        def name(value: Value) -> Token:
+            if isinstance(value, Constant):
+                return ("constant", signer.token(value.value), value.aval)
+            return numbers[value]
+
+        for node in self._nodes:
+            value = Output(node, 0)
+            if node in self._full and node.primitive.name in _RESHAPES:
+                numbers[value] = numbers[node.inputs[0]]
+                continue
+            drop = ("shape",) if node.primitive.name == "random_bits" else ()
+            full = node in self._full
+            params = node.params if not drop else {"bit_width": node.params["bit_width"]}
+            token = signer.params(node) if not drop else signer.token(params)
+            shape = () if full else node.avals[0].shape
+            body.append((node.primitive, token, tuple(map(name, node.inputs)), full, shape))
+            numbers[value] = -len(body)
+        dtypes = tuple(key.aval.dtype for key in self.keys)
+        return (tuple(body), name(output), output.aval.dtype, dtypes)
+
+
+def _is_scalar(value: Value) -> bool:
+    """Whether the value is one number, or one number broadcast."""
+    while isinstance(value, Output) and value.node.primitive.name == "broadcast_in_dim":
+        (value,) = value.node.inputs
+    return value.aval.size == 1
+
+
+def _keeps_width(node: Node) -> bool:
+    if node.primitive.name == "bitcast_convert_type":
+        return node.inputs[0].aval.dtype.itemsize == node.avals[0].dtype.itemsize
+    return node.params.get("sharding") is None
+
+
+_FOLDS = {
+    "sqrt": np.sqrt,
+    "div": np.divide,
+    "mul": np.multiply,
+    "add": np.add,
+    "sub": np.subtract,
+    "neg": np.negative,
+}
+"""Operations that IEEE 754 rounds exactly, so that NumPy and XLA agree."""
+
+
+def _fold(value: Value) -> Any:
+    """The NumPy scalar that `value` is, or None if computing it could round differently."""
+    if isinstance(value, Constant):
+        return _scalar(value)
+    if not isinstance(value, Output):
+        return None
+    inputs = [_fold(v) for v in value.node.inputs]
+    if any(v is None for v in inputs) or not inputs:
+        return None
+    name, dtype = value.node.primitive.name, np.dtype(value.aval.dtype)
+    if name in _RESHAPES:
+        return inputs[0]
+    if name == "convert_element_type":
+        return inputs[0].astype(dtype)
+    exact = dtype in (np.float32, np.float64) and all(v.dtype == dtype for v in inputs)
+    if not exact or name not in _FOLDS:
+        return None
+    with np.errstate(all="ignore"):
+        return dtype.type(_FOLDS[name](*inputs))
+
+
+def _scalar(value: Constant) -> Any:
+    if value.aval.size != 1 or not hasattr(value.aval.dtype, "itemsize"):
+        return None
+    if jax.dtypes.issubdtype(value.aval.dtype, jax.dtypes.extended):
+        return None
+    return np.asarray(value.value, value.aval.dtype).reshape(())[()]
+
+
+def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
+    """The rows: `words` (rows, draws, 2), `starts` (rows, 2), `factors` (rows, 0 or 1)."""
+    shape = (words.shape[0], ROW)
+    counter = starts[:, 0:1], lax.add(
+        lax.broadcast_in_dim(starts[:, 1], shape, (0,)), lax.broadcasted_iota(np.uint32, shape, 1)
+    )
+    full: dict[Value, Any] = {}
+    scalars: dict[Value, Any] = {}
+
+    def read(value: Value) -> Any:
+        if value in full:
+            return full[value]
+        scalar = scalars[value] if value in scalars else jnp.asarray(value.value, value.aval.dtype)
+        return lax.broadcast(lax.reshape(lax.slice_in_dim(scalar.ravel(), 0, 1), ()), shape)
+
+    for node in order([form.output], lambda value: value in form.keys):
+        value = Output(node, 0)
+        if node.primitive.name == "random_bits":
+            index = form.keys.index(node.inputs[0])
+            k0, k1 = words[:, index, 0:1], words[:, index, 1:2]
+            drawn = _bits.counter_bits(k0, k1, *counter)
+            full[value] = _bits.words_to_bits(*drawn, node.params["bit_width"])
+        elif any(v in full for v in node.inputs):
+            (full[value],) = (
+                [full[node.inputs[0]]]
+                if node.primitive.name in _RESHAPES
+                else bind(node, [read(v) for v in node.inputs])
+            )
+        else:
+            arguments = [v.value if isinstance(v, Constant) else scalars[v] for v in node.inputs]
+            (scalars[value],) = bind(node, arguments)
+    result = full[form.output]
+    return lax.mul(result, lax.broadcast_in_dim(factors[:, 0], shape, (0,))) if form.lifted else result
+
+
+class Rows(NamedTuple):
+    """The arguments of `compute`, for any number of rows."""
+
+    words: np.ndarray
+    starts: np.ndarray
+    factors: np.ndarray
+
+
+def rows_of(form: Form) -> int:
+    """How many rows a leaf takes."""
+    return form.segments * math.ceil(form.size / ROW)
+
+
+def rows(form: Form, deriver: Deriver) -> Rows:
+    """What to fill into the program's arguments for one leaf."""
+    count = math.ceil(form.size / ROW)
+    keys = [deriver.key_data(key).reshape(form.segments, 2) for key in form.keys]
+    words = np.repeat(np.stack(keys, axis=1), count, axis=0)
+    index = np.tile(np.arange(count, dtype=np.uint64) * ROW, form.segments)
+    starts = np.stack([index >> np.uint64(32), index & np.uint64(0xFFFFFFFF)], axis=1)
+    factors = np.broadcast_to(_factors(form), (len(words), len(form.lifted)))
+    return Rows(words.astype(np.uint32), starts.astype(np.uint32), factors)
+
+
+def _factors(form: Form) -> np.ndarray:
+    return np.array(form.lifted, form.output.aval.dtype)
+
+
+def gather(form: Form, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The leaf's values, flat, from its rows: views of (rows, ROW) in order."""
+    count = math.ceil(form.size / ROW)
+    if len(parts) == 1 and form.segments == 1:
+        return parts[0].reshape(-1)[: form.size]
+    flat = np.empty((form.segments, form.size), parts[0].dtype)
+    place = 0
+    for part in parts:
+        for row in part:
+            segment, column = divmod(place, count)
+            target = flat[segment, column * ROW : (column + 1) * ROW]
+            target[:] = row[: len(target)]
+            place += 1
+    return flat.reshape(-1)

@@ -1,0 +1,165 @@
+"""How a leaf comes to be: recipes, and the jobs that apply them.
+
+A `Recipe` is a program with its layout; it hashes and compares by what it computes, so equal
+recipes are compiled once, whoever asked for them. A `Job` says which leaves a recipe makes, and
+from which keys and arrays. `plan` finds both in a traced function.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from . import _pool
+from ._jaxpr import Constant, Input, Node, Output, Value, evaluate, order
+from ._keys import Derivation, impl_of, is_key_dtype
+from ._signature import Signer
+from ._types import Token
+
+
+LARGEST_POOLED = 1 << 23
+"""Elements above which a leaf is drawn in place: compiling costs less than copying its rows."""
+
+
+class Recipe:
+    """A program that makes one leaf, or several that share what is costly to compute."""
+
+    __slots__ = ("token", "outputs", "given", "shardings", "form", "fill", "_hash")
+
+    def __init__(
+        self,
+        token: Token,
+        outputs: tuple[Value, ...],
+        given: tuple[Value, ...],
+        shardings: tuple[Sharding | None, ...],
+        form: _pool.Form | None = None,
+        fill: Any = None,
+    ):
+        self.token = (token, tuple((v.aval.shape, v.aval.dtype) for v in outputs), shardings)
+        self.outputs, self.given, self.shardings = outputs, given, shardings
+        self.form, self.fill = form, fill
+        self._hash = hash(self.token)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.token == other.token
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def arguments(self) -> list[jax.ShapeDtypeStruct]:
+        """What the program takes, abstractly: keys as their words."""
+        return [_words_struct(v) if is_key_dtype(v.aval.dtype) else _struct(v) for v in self.given]
+
+    def compute(self, *arguments: Any) -> list[Any]:
+        """The program: traceable, from the words of keys and from arrays."""
+        bound = {
+            value: jax.random.wrap_key_data(argument, impl=impl_of(value.aval.dtype))
+            if is_key_dtype(value.aval.dtype)
+            else argument
+            for value, argument in zip(self.given, arguments, strict=True)
+        }
+        return evaluate(self.outputs, bound)
+
+
+class Job(NamedTuple):
+    """A recipe with what its program is given, and the positions of the leaves that it makes."""
+
+    recipe: Recipe
+    given: tuple[Value, ...]
+    positions: tuple[int, ...]
+
+
+def _struct(value: Value) -> jax.ShapeDtypeStruct:
+    weak = getattr(value.aval, "weak_type", False)
+    return jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype, weak_type=weak)
+
+
+def _words_struct(value: Value) -> jax.ShapeDtypeStruct:
+    data = jax.eval_shape(jax.random.key_data, _struct(value))
+    return jax.ShapeDtypeStruct(data.shape, data.dtype)
+
+
+def plan(
+    outputs: Sequence[Value], shardings: Sequence[Sharding | None], positions: Sequence[int]
+) -> list[Job]:
+    """The jobs that make `outputs`, each laid out as its sharding says."""
+    derivation, signer = Derivation(), Signer()
+    jobs = []
+    for group in _groups(outputs, derivation):
+        where = tuple(shardings[i] for i in group)
+        values = tuple(outputs[i] for i in group)
+        places = tuple(positions[i] for i in group)
+        jobs.append(_job(values, where, places, derivation, signer))
+    return jobs
+
+
+def _job(
+    values: tuple[Value, ...],
+    shardings: tuple[Sharding | None, ...],
+    positions: tuple[int, ...],
+    derivation: Derivation,
+    signer: Signer,
+) -> Job:
+    if len(values) == 1 and shardings[0] is None:
+        fill = _pool.is_constant(values[0])
+        if fill is not None:
+            return Job(Recipe(signer.token(fill), values, (), shardings, fill=fill), (), positions)
+        form = _pool.match(values[0], derivation, signer) if _poolable(values[0]) else None
+        if form is not None:
+            token = (form.token, *map(signer.token, form.lifted))
+            return Job(Recipe(token, values, form.keys, shardings, form), form.keys, positions)
+    token, given = signer.program(values, derivation.is_key)
+    recipe = Recipe(token, values, tuple(given), shardings)
+    return Job(recipe, recipe.given, positions)
+
+
+def _poolable(value: Value) -> bool:
+    """Whether making `value` from rows beats compiling a program for its shape."""
+    return 0 < value.aval.size <= LARGEST_POOLED and _platform() == "cpu"
+
+
+def _platform() -> str:
+    device = jax.config.jax_default_device
+    return getattr(device, "platform", device) or jax.default_backend()
+
+
+def _groups(outputs: Sequence[Value], derivation: Derivation) -> list[list[int]]:
+    """Outputs that share a costly node must be computed together; the others stand alone."""
+    owner: dict[Node, int] = {}
+    parent = list(range(len(outputs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, value in enumerate(outputs):
+        for node in _costly_nodes(value, derivation):
+            first = owner.setdefault(node, i)
+            parent[root(i)] = root(first)
+    groups: dict[int, list[int]] = {}
+    for i in range(len(outputs)):
+        groups.setdefault(root(i), []).append(i)
+    return list(groups.values())
+
+
+def _costly_nodes(value: Value, derivation: Derivation) -> list[Node]:
+    nodes = order([value], derivation.is_key)
+    return [n for n in nodes if n.primitive.name != "broadcast_in_dim" and _size(n) > 1]
+
+
+def _size(node: Node) -> int:
+    return max(aval.size for aval in node.avals)
+
+
+def placement(arrays: Sequence[Any]) -> Sharding | None:
+    """Where `jax.jit` would put what it makes from `arrays`: None is the default device."""
+    committed = [a for a in arrays if getattr(a, "committed", False)]
+    sharding = max((a.sharding for a in committed), key=lambda s: len(s.device_set), default=None)
+    if sharding is None or len(sharding.device_set) == 1:
+        return sharding
+    mesh = getattr(sharding, "mesh", None)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
