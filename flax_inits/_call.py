@@ -69,7 +69,7 @@ def _planned(
 ) -> list[Job]:
     key = jax.ShapeDtypeStruct(key_shape, key_dtype)
     traced = trace(lambda key: call.function(key, shape, dtype), key)
-    return plan(traced.outputs, [sharding], [0])
+    return plan(traced, {0: sharding})
 
 
 def _configuration() -> tuple:

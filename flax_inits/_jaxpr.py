@@ -9,6 +9,7 @@ This is the one module that reads JAX's intermediate representation, which has n
 promise. Everything built on it falls back to `jax.jit` of the whole function when it fails.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -78,26 +79,35 @@ class Output(NamedTuple):
 Value: TypeAlias = Input | Constant | Output
 
 
-class Traced(NamedTuple):
+class Traced:
     """What `trace` found: the flat arguments, the output leaves, and the output's structure."""
 
-    inputs: tuple[Input, ...]
-    outputs: tuple[Value, ...]
-    shape: Any
-    """The output as a tree of `jax.ShapeDtypeStruct`."""
+    def __init__(self, jaxpr: Any, constants: Sequence[Any], shape: Any):
+        self._jaxpr, self._constants = jaxpr, constants
+        self.inputs = tuple(Input(i, var.aval) for i, var in enumerate(jaxpr.invars))
+        self.shape = shape
+        """The output as a tree of `jax.ShapeDtypeStruct`."""
 
-    pure: bool
-    """False if the function has effects (prints, callbacks): it must run as it stands."""
+    @property
+    def pure(self) -> bool:
+        """False if the function has effects (prints, callbacks): it must run as it stands."""
+        return not self._jaxpr.effects
+
+    @functools.cached_property
+    def outputs(self) -> list[Value]:
+        """The output leaves, with every call inlined."""
+        return flatten(self._jaxpr, self._constants, self.inputs)
+
+    @functools.cached_property
+    def kept(self) -> list[Value]:
+        """The output leaves, with calls as single nodes: XLA may round otherwise without them."""
+        return flatten(self._jaxpr, self._constants, self.inputs, inline=False)
 
 
 def trace(fun: Callable[..., Any], *args: Any) -> Traced:
     """Traces `fun` at (possibly abstract) `args`; nothing is computed."""
     closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-    jaxpr, constants = _opened(closed)
-    inputs = tuple(Input(i, var.aval) for i, var in enumerate(jaxpr.invars))
-    pure = not jaxpr.effects
-    outputs = flatten(jaxpr, constants, inputs) if pure else ()
-    return Traced(inputs, tuple(outputs), shape, pure)
+    return Traced(*_opened(closed), shape)
 
 
 def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
@@ -105,7 +115,13 @@ def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
 
-def flatten(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value], used=None) -> list:
+def flatten(
+    jaxpr: Any,
+    constants: Sequence[Any],
+    arguments: Sequence[Value],
+    used: Sequence[bool] | None = None,
+    inline: bool = True,
+) -> list:
     """The outputs of `jaxpr` as values over `arguments`; where `used` is False, None."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
     env.update(zip(jaxpr.invars, arguments, strict=True))
@@ -116,7 +132,10 @@ def flatten(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value], us
 
     for equation, wanted in _live(jaxpr, used):
         inputs = [read(atom) for atom in equation.invars]
-        env.update(zip(equation.outvars, _apply(equation, inputs, wanted, jaxpr), strict=True))
+        outputs = _inlined(equation, inputs, wanted) if inline else None
+        if outputs is None and equation.primitive.name == "scan":
+            outputs = _scan(equation, inputs, wanted, jaxpr)
+        env.update(zip(equation.outvars, outputs or _node(equation, inputs), strict=True))
     return [read(atom) if use else None for atom, use in zip(jaxpr.outvars, used, strict=True)]
 
 
@@ -138,15 +157,15 @@ def _live(jaxpr: Any, used: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
     return live
 
 
-def _apply(equation: Any, inputs: list, wanted: list[bool], parent: Any) -> list:
+def _inlined(equation: Any, inputs: list, wanted: list[bool]) -> list | None:
+    """The outputs of a call, over its inputs; None if the equation is no plain call."""
     name = equation.primitive.name
-    if name in _CALLS and _plain(equation.params):
-        body, constants = _opened(equation.params[_CALLS[name]])
-        if len(body.invars) == len(inputs):
-            return flatten(body, constants, inputs, wanted)
-    if name == "scan":
-        return _scan(equation, inputs, wanted, parent)
-    return _node(equation, inputs)
+    if name not in _CALLS or not _plain(equation.params):
+        return None
+    body, constants = _opened(equation.params[_CALLS[name]])
+    if len(body.invars) != len(inputs):
+        return None
+    return flatten(body, constants, inputs, wanted)
 
 
 def _plain(params: dict) -> bool:
@@ -218,7 +237,7 @@ def vectorized(scan: Output) -> Value | None:
         return None
 
     def step(*arguments: Any) -> Any:
-        return _recompute(body, constants, arguments)[scan.index]
+        return _recompute(body, constants, arguments, True)[scan.index]
 
     structs = [_struct(value.aval) for value in node.inputs]
     closed = jax.make_jaxpr(jax.vmap(step, in_axes=axes))(*structs)
@@ -283,14 +302,17 @@ def _redrawn(param: Any) -> Any:
         return param
     body, constants = _opened(param)
     structs = [_struct(var.aval) for var in body.invars]
-    again = jax.make_jaxpr(lambda *args: _recompute(body, constants, args))(*structs)
+    again = jax.make_jaxpr(lambda *args: _recompute(body, constants, args, False))(*structs)
     before, after = ([str(var.aval) for var in _opened(j)[0].outvars] for j in (param, again))
     return again if before == after else param
 
 
-def _recompute(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+def _recompute(
+    jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], inline: bool
+) -> list[Any]:
     inputs = [Input(i, var.aval) for i, var in enumerate(jaxpr.invars)]
-    return evaluate(flatten(jaxpr, constants, inputs), dict(zip(inputs, arguments, strict=True)))
+    outputs = flatten(jaxpr, constants, inputs, inline=inline)
+    return evaluate(outputs, dict(zip(inputs, arguments, strict=True)))
 
 
 def _is_closed(param: Any) -> bool:

@@ -24,14 +24,14 @@ from ._types import Token
 ROW = 1 << 14
 """Elements in a row. A power of two, so that a row never crosses a multiple of 2**32."""
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     "abs add and bitcast_convert_type ceil clamp convert_element_type copy div eq erf_inv floor "
     "ge gt is_finite le lt max min mul ne neg nextafter not or reduce_precision round select_n "
     "shift_left shift_right_arithmetic shift_right_logical sign sqrt stop_gradient sub xor".split()
 )
 """Primitives whose value at an element XLA computes alike in a program of any shape."""
 
-_RESHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
+RESHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
 
 _BOUNDED = frozenset({"max", "min", "clamp"})
 """What XLA does not merge with a multiplication after it."""
@@ -100,10 +100,10 @@ class _Graph:
         self._full.add(node)
         if any(v.aval.size != self._size for v in (*full, Output(node, 0))):
             return False
-        if node.primitive.name in _RESHAPES:
+        if node.primitive.name in RESHAPES:
             return node.params.get("dimensions") is None or node.primitive.name != "reshape"
         scalars = all(v in full or _is_scalar(v) for v in node.inputs)
-        return node.primitive.name in _ELEMENTWISE and scalars and _keeps_width(node)
+        return node.primitive.name in ELEMENTWISE and scalars and _keeps_width(node)
 
     def _accepts_draw(self, node: Node, derivation: Derivation) -> bool:
         (key,) = node.inputs
@@ -136,7 +136,7 @@ class _Graph:
         return (value, ()) if factor is None else (full[0], (factor,))
 
     def _stripped(self, value: Any) -> Output:
-        while value.node.primitive.name in _RESHAPES:
+        while value.node.primitive.name in RESHAPES:
             (value,) = value.node.inputs
         return value
 
@@ -152,7 +152,7 @@ class _Graph:
 
         for node in self._nodes:
             value = Output(node, 0)
-            if node in self._full and node.primitive.name in _RESHAPES:
+            if node in self._full and node.primitive.name in RESHAPES:
                 numbers[value] = numbers[node.inputs[0]]
                 continue
             drop = ("shape",) if node.primitive.name == "random_bits" else ()
@@ -200,7 +200,7 @@ def _fold(value: Value) -> Any:
     if any(v is None for v in inputs) or not inputs:
         return None
     name, dtype = value.node.primitive.name, np.dtype(value.aval.dtype)
-    if name in _RESHAPES:
+    if name in RESHAPES:
         return inputs[0]
     if name == "convert_element_type":
         return inputs[0].astype(dtype)
@@ -244,7 +244,7 @@ def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
         elif any(v in full for v in node.inputs):
             (full[value],) = (
                 [full[node.inputs[0]]]
-                if node.primitive.name in _RESHAPES
+                if node.primitive.name in RESHAPES
                 else bind(node, [read(v) for v in node.inputs])
             )
         else:

@@ -5,19 +5,17 @@ recipes are compiled once, whoever asked for them. A `Job` says which leaves a r
 from which keys and arrays. `plan` finds both in a traced function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from . import _pool
-from ._jaxpr import Constant, Input, Node, Output, Value, evaluate, order
+from ._jaxpr import Node, Output, Traced, Value, evaluate, order
 from ._keys import Derivation, impl_of, is_key_dtype
 from ._signature import Signer
 from ._types import Token
-
 
 LARGEST_POOLED = 1 << 23
 """Elements above which a leaf is drawn in place: compiling costs less than copying its rows."""
@@ -81,18 +79,34 @@ def _words_struct(value: Value) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(data.shape, data.dtype)
 
 
-def plan(
-    outputs: Sequence[Value], shardings: Sequence[Sharding | None], positions: Sequence[int]
-) -> list[Job]:
-    """The jobs that make `outputs`, each laid out as its sharding says."""
+def plan(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job]:
+    """The jobs that make the outputs at the positions in `shardings`, each laid out as it says."""
     derivation, signer = Derivation(), Signer()
-    jobs = []
-    for group in _groups(outputs, derivation):
-        where = tuple(shardings[i] for i in group)
-        values = tuple(outputs[i] for i in group)
-        places = tuple(positions[i] for i in group)
-        jobs.append(_job(values, where, places, derivation, signer))
-    return jobs
+    values = {i: _faithful(traced, i, derivation) for i in shardings}
+    return [
+        _job(
+            tuple(values[i] for i in group),
+            tuple(shardings[i] for i in group),
+            tuple(group),
+            derivation,
+            signer,
+        )
+        for group in _groups(values, derivation)
+    ]
+
+
+_SAFE = _pool.ELEMENTWISE | _pool.RESHAPES | {"random_bits", "transpose", "iota", "slice"}
+"""What XLA computes alike whether or not it stands in a call of its own."""
+
+
+def _faithful(traced: Traced, position: int, derivation: Derivation) -> Value:
+    value = traced.outputs[position]
+    nodes = order([value], derivation.is_key)
+    if all(node.primitive.name in _SAFE or _size(node) == 1 for node in nodes):
+        return value
+    if isinstance(value, Output) and value.node.primitive.name == "scan":
+        return value
+    return traced.kept[position]
 
 
 def _job(
@@ -125,10 +139,10 @@ def _platform() -> str:
     return getattr(device, "platform", device) or jax.default_backend()
 
 
-def _groups(outputs: Sequence[Value], derivation: Derivation) -> list[list[int]]:
-    """Outputs that share a costly node must be computed together; the others stand alone."""
+def _groups(values: Mapping[int, Value], derivation: Derivation) -> list[list[int]]:
+    """Positions that share a costly node must be computed together; the others stand alone."""
     owner: dict[Node, int] = {}
-    parent = list(range(len(outputs)))
+    parent = {i: i for i in values}
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -136,12 +150,11 @@ def _groups(outputs: Sequence[Value], derivation: Derivation) -> list[list[int]]
             i = parent[i]
         return i
 
-    for i, value in enumerate(outputs):
+    for i, value in values.items():
         for node in _costly_nodes(value, derivation):
-            first = owner.setdefault(node, i)
-            parent[root(i)] = root(first)
+            parent[root(i)] = root(owner.setdefault(node, i))
     groups: dict[int, list[int]] = {}
-    for i in range(len(outputs)):
+    for i in values:
         groups.setdefault(root(i), []).append(i)
     return list(groups.values())
 
