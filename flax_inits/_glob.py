@@ -122,16 +122,21 @@ def _inner_slash(pattern: str, paths: Iterable[Path]) -> Path | None:
 def _alternatives(pattern: str, paths: Sequence[Path], most: int = 3) -> list[str]:
     """Patterns close to `pattern` that do select something, best first."""
     trimmed = pattern.strip("/")
-    respelled = _respelled(pattern, paths)
-    tries = [trimmed, pattern.replace("[", "[[]"), pattern.replace(".", "/"), *respelled]
-    tries += [trimmed.partition("/")[2]]
-    found: dict[str, None] = {}
-    for attempt in dict.fromkeys(tries):
-        for candidate in (attempt, f"**/{attempt}"):
-            if attempt and attempt != pattern and len(found) < most and _any(candidate, paths):
-                found[candidate] = None
-                break
-    return list(found) or _closest_nodes(pattern, paths)
+    tries = [trimmed, pattern.replace("[", "[[]"), pattern.replace(".", "/")]
+    found = [known for attempt in tries if (known := _at_any_depth(attempt, paths))]
+    if not found:
+        respelled = map(_at_any_depth, _respelled(pattern, paths), [paths] * most)
+        found = [known for known in respelled if known]
+    shorter = trimmed.partition("/")[2]
+    if not found and shorter and _any(shorter, paths):
+        found = [shorter]
+    return list(dict.fromkeys(found)) or _siblings(pattern, paths) or _nodes(pattern, paths)
+
+
+def _at_any_depth(pattern: str, paths: Sequence[Path]) -> str | None:
+    """`pattern`, at the root or else below, if it selects anything."""
+    candidates = (pattern, f"**/{pattern}") if pattern else ()
+    return next((candidate for candidate in candidates if _any(candidate, paths)), None)
 
 
 def _respelled(pattern: str, paths: Iterable[Path]) -> list[str]:
@@ -148,7 +153,21 @@ def _respelled(pattern: str, paths: Iterable[Path]) -> list[str]:
     return [version[1:] for version in versions]
 
 
-def _closest_nodes(pattern: str, paths: Iterable[Path]) -> list[str]:
-    nodes = dict.fromkeys(path[:depth] for path in paths for depth in range(1, len(path) + 1))
-    by_name = {"/".join(node): node for node in nodes}
-    return [escaped(by_name[name]) for name in closest(pattern, by_name)]
+def _siblings(pattern: str, paths: Sequence[Path]) -> list[str]:
+    """Where the pattern is right down to some node: what there is below it."""
+    parts = pattern.split("/")
+    for depth in range(len(parts) - 1, 0, -1):
+        hits = list(Glob("/".join(parts[:depth])).selected(paths))
+        if any(hits) and "**" not in parts:
+            nodes = (path[: depth + 1] for path, hit in zip(paths, hits, strict=True) if hit)
+            return _closest(pattern, nodes)
+    return []
+
+
+def _nodes(pattern: str, paths: Iterable[Path]) -> list[str]:
+    return _closest(pattern, (path[:end] for path in paths for end in range(1, len(path) + 1)))
+
+
+def _closest(pattern: str, nodes: Iterable[Path]) -> list[str]:
+    names = {"/".join(node): node for node in nodes}
+    return [escaped(names[name]) for name in closest(pattern, names)]

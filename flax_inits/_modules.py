@@ -1,6 +1,7 @@
 """What only Linen modules know: which leaves belong to modules of a class."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -71,20 +72,28 @@ class _OfType(PathTest):
         that the model makes can. Where they cannot (another tree of the same modules), a path
         may be read either way.
         """
-        collections = {path[0] for path in self.variables}
-        params = {path[1:] for path in self.variables if path[0] == "params"}
         whole = sum(path in self.variables for path in paths)
-        alone = sum(path in params for path in paths)
-        lengths = sorted({len(module) for module in self.modules})
-
-        def below(path: Path) -> bool:
-            return any(path[:length] in self.modules for length in lengths)
-
+        alone = sum(path in self._params for path in paths)
         return [
-            (alone >= whole and below(path))
-            or (whole >= alone and path[:1] != () and path[0] in collections and below(path[1:]))
+            (alone >= whole and self._below(path))
+            or (whole >= alone and path[:1] in self._collections and self._below(path[1:]))
             for path in paths
         ]
+
+    def _below(self, path: Path) -> bool:
+        return any(path[:length] in self.modules for length in self._lengths)
+
+    @functools.cached_property
+    def _lengths(self) -> list[int]:
+        return sorted({len(module) for module in self.modules})
+
+    @functools.cached_property
+    def _collections(self) -> set[Path]:
+        return {path[:1] for path in self.variables}
+
+    @functools.cached_property
+    def _params(self) -> set[Path]:
+        return {path[1:] for path in self.variables if path[0] == "params"}
 
     def __repr__(self) -> str:
         if isinstance(self.cls, tuple):
