@@ -57,7 +57,8 @@ def initializer_like(factory: str, name: str, value: Any) -> None:
     """Raises unless `value` can be called as an initializer."""
     if not callable(value):
         raise TypeError(
-            f"{factory} needs an initializer for {name}, called as (key, shape, dtype), got {value!r}."
+            f"{factory} needs an initializer for {name}, callable as (key, shape, dtype), "
+            f"got {value!r}."
         )
 
 
@@ -65,7 +66,7 @@ def axes(factory: str, name: str, value: Any) -> tuple[int, ...]:
     """`value`, one axis or several, as a tuple of distinct integers."""
     items = value if isinstance(value, Sequence) else (value,)
     if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in items):
-        raise TypeError(f"{factory} needs {name} to be an integer or a tuple of them, got {value!r}.")
+        raise TypeError(f"{factory} needs an integer or a tuple of them for {name}, got {value!r}.")
     result = tuple(item.__index__() for item in items)
     if len(set(result)) < len(result):
         raise ValueError(f"{factory} needs distinct axes, got {name}={value!r}.")
@@ -103,6 +104,15 @@ def wrapped(factory: str, name: str, chosen: Sequence[int], ndim: int) -> tuple[
     if len(set(result)) < len(result):
         raise ValueError(f"{factory}: {name}={tuple(chosen)} names an axis twice in {ndim} axes.")
     return result
+
+
+def known(factory: str, sizes: Sequence[Any]) -> None:
+    """Raises where a size is symbolic, for what is computed from the sizes beforehand."""
+    if any(jax.export.is_symbolic_dim(size) for size in sizes):
+        raise ValueError(
+            f"{factory} needs to know these sizes, got the symbolic {tuple(sizes)}; "
+            "export it with numbers there."
+        )
 
 
 def is_empty(shape: Sequence[Any]) -> bool:

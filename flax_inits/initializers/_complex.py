@@ -18,7 +18,7 @@ def is_complex(dtype: np.dtype) -> bool:
 
 def real_part(dtype: np.dtype) -> np.dtype:
     """The dtype of the real part of values of `dtype`."""
-    return np.zeros((), dtype).real.dtype if is_complex(dtype) else dtype
+    return np.finfo(dtype).dtype if is_complex(dtype) else dtype
 
 
 def normal(key: Key, shape: tuple, dtype: np.dtype) -> Array:

@@ -39,8 +39,9 @@ def lecun_normal(
     Reference:
         LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(1.0, "fan_in", "truncated_normal", **axes, groups=groups).draw
+    return variance_scaling(
+        1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, groups
+    ).draw
 
 
 @initializer
@@ -77,8 +78,7 @@ def lecun_uniform(
     Reference:
         LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(1.0, "fan_in", "uniform", **axes, groups=groups).draw
+    return variance_scaling(1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, groups).draw
 
 
 @initializer
@@ -115,8 +115,9 @@ def he_normal(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(2.0, "fan_in", "truncated_normal", **axes, groups=groups).draw
+    return variance_scaling(
+        2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, groups
+    ).draw
 
 
 @initializer
@@ -153,8 +154,7 @@ def he_uniform(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(2.0, "fan_in", "uniform", **axes, groups=groups).draw
+    return variance_scaling(2.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, groups).draw
 
 
 @initializer
@@ -191,8 +191,9 @@ def glorot_normal(
     Reference:
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(1.0, "fan_avg", "truncated_normal", **axes, groups=groups).draw
+    return variance_scaling(
+        1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, groups
+    ).draw
 
 
 @initializer
@@ -229,5 +230,4 @@ def glorot_uniform(
     Reference:
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(1.0, "fan_avg", "uniform", **axes, groups=groups).draw
+    return variance_scaling(1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, groups).draw

@@ -47,8 +47,7 @@ def xavier_uniform(
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     scale = _checks.non_negative("xavier_uniform", "gain", gain) ** 2
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(scale, "fan_avg", "uniform", **axes, groups=groups).draw
+    return variance_scaling(scale, "fan_avg", "uniform", in_axis, out_axis, batch_axis, groups).draw
 
 
 @initializer
@@ -88,8 +87,7 @@ def xavier_normal(
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     scale = _checks.non_negative("xavier_normal", "gain", gain) ** 2
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(scale, "fan_avg", "normal", **axes, groups=groups).draw
+    return variance_scaling(scale, "fan_avg", "normal", in_axis, out_axis, batch_axis, groups).draw
 
 
 @initializer
@@ -132,8 +130,7 @@ def kaiming_uniform(
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
     scale = _kaiming_scale("kaiming_uniform", a, mode, nonlinearity)
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(scale, mode, "uniform", **axes, groups=groups).draw
+    return variance_scaling(scale, mode, "uniform", in_axis, out_axis, batch_axis, groups).draw
 
 
 @initializer
@@ -176,8 +173,7 @@ def kaiming_normal(
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
     scale = _kaiming_scale("kaiming_normal", a, mode, nonlinearity)
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(scale, mode, "normal", **axes, groups=groups).draw
+    return variance_scaling(scale, mode, "normal", in_axis, out_axis, batch_axis, groups).draw
 
 
 @initializer
@@ -210,8 +206,7 @@ def torch_linear(
     Reference:
         The defaults of torch.nn.Linear, https://docs.pytorch.org/docs/stable/generated/torch.nn.Linear.html
     """
-    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
-    return variance_scaling(1 / 3, "fan_in", "uniform", **axes).draw
+    return variance_scaling(1 / 3, "fan_in", "uniform", in_axis, out_axis, batch_axis).draw
 
 
 @initializer
