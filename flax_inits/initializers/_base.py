@@ -84,7 +84,7 @@ class Configured:
         """Draws an array of `shape` and `dtype` from `key`, laid out as `out_sharding` says."""
         _bits.check_key(key)
         shape = checked_shape(shape)
-        dtype = self._checked_dtype(self.dtype if dtype is None else dtype)
+        dtype = self._checked_dtype(dtype)
         return run(self._values, key, shape, dtype, out_sharding, self)
 
     def _values(self, key: Key, shape: tuple, dtype: np.dtype) -> Array:
@@ -96,15 +96,16 @@ class Configured:
         values = draw.sample(key, shape, np.dtype(np.float32))
         return clip(values, lower, upper).astype(dtype)
 
-    def _checked_dtype(self, dtype: DType) -> np.dtype:
-        asked = None if dtype is None else jnp.dtype(dtype)
+    def _checked_dtype(self, given: DType) -> np.dtype:
+        given = self._bound.arguments.get("dtype") if given is None else jnp.dtype(given)
+        asked = self.draw.dtype if given is None else given
         dtype = jax.dtypes.canonicalize_dtype(float if asked is None else asked)
         if not any(jnp.issubdtype(dtype, kind) for kind in self.draw.kinds):
             kinds = " or ".join(kind.__name__ for kind in self.draw.kinds)
             raise TypeError(f"{self!r} makes arrays of {kinds} dtypes, got dtype={dtype.name!r}.")
-        if asked is not None and asked != dtype:
+        if given is not None and given != dtype:
             warnings.warn(
-                f"{self!r} makes {dtype.name} where {asked.name} was asked for; set "
+                f"{self!r} makes {dtype.name} where {given.name} was asked for; set "
                 "jax.config.update('jax_enable_x64', True) to have 64-bit dtypes.",
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""Constants and the plain distributions."""
+"""Uniforms and normals."""
 
 from fractions import Fraction
 from typing import Any
@@ -15,11 +15,34 @@ from ._rounding import clip
 
 @initializer
 def uniform(minval: float, maxval: float, dtype: DType = None):
-    """Uniform over [minval, maxval).
+    """Uniform over an interval of your choice.
 
-    >>> import flax_inits, jax
-    >>> flax_inits.uniform(-0.05, 0.05)
-    uniform(-0.05, 0.05)
+        w ~ U[minval, maxval)
+
+    After rounding to 16 or 8 bits, `maxval` itself can occur; no value is ever outside.
+
+    Args:
+      minval: the lower end.
+      maxval: the upper end, above `minval`.
+      dtype: the dtype where a call gives none; None is JAX's default float.
+
+    Returns:
+      An initializer. Its values are those of `jax.random.uniform(key, shape, dtype, minval,
+      maxval)`, except where that one rounds up to `maxval`.
+
+    Raises:
+      TypeError: an end is no number.
+      ValueError: an end is not finite, or they are not in order.
+
+    Example:
+      >>> import flax_inits, jax
+      >>> init = flax_inits.uniform(-0.05, 0.05)
+      >>> init
+      uniform(-0.05, 0.05)
+      >>> init(jax.random.key(0), (3, 4)).shape
+      (3, 4)
+
+    Reference: `torch.nn.init.uniform_`; `jax.nn.initializers.uniform` has only [0, scale).
     """
     low, high = number("uniform", "minval", minval), number("uniform", "maxval", maxval)
     if not low < high:
@@ -52,7 +75,37 @@ def ceiling(minval: float, maxval: float, dtype: np.dtype) -> Any:
 
 @initializer
 def normal(stddev: float, mean: float = 0.0, dtype: DType = None):
-    """Gaussian."""
-    non_negative("normal", "stddev", stddev)
-    number("normal", "mean", mean)
-    return Draw(lambda key, shape, dtype: _bits.normal(key, shape, dtype) * stddev + mean)
+    """Gaussian, not truncated.
+
+        w ~ N(mean, stddev^2)
+
+    Complex dtypes are circular: real and imaginary part have half of the variance each.
+
+    Args:
+      stddev: the standard deviation; 0 gives `mean` everywhere.
+      mean: the mean.
+      dtype: the dtype where a call gives none; None is JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an argument is no number.
+      ValueError: `stddev` is negative, or an argument is not finite.
+
+    Example:
+      >>> import flax_inits, jax
+      >>> flax_inits.normal(0.02, mean=1.0)(jax.random.key(0), (3, 4)).shape
+      (3, 4)
+
+    Reference: `torch.nn.init.normal_`; `jax.nn.initializers.normal` has no mean.
+    """
+    scale, centre = non_negative("normal", "stddev", stddev), number("normal", "mean", mean)
+
+    def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
+        if not np.asarray(scale, dtype):  # negative draws times 0 would be -0
+            return jnp.full(shape, centre, dtype)
+        values = _bits.normal(key, shape, dtype) * scale
+        return values + centre if centre else values
+
+    return Draw(sample, kinds=(jnp.inexact,))
