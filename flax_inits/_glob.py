@@ -24,6 +24,7 @@ class Glob:
                 "The pattern is empty and would select nothing; '**' selects every leaf."
             )
         self._parts = pattern.split("/")
+        self._spans = [index for index, part in enumerate(self._parts) if part == "**"]
         self._accepted = 1 << len(self._parts)
         self._steps: dict[tuple[int, str], int] = {}
         self._start = self._closed(1)
@@ -31,25 +32,23 @@ class Glob:
     def selected(self, paths: Iterable[Path]) -> Iterator[bool]:
         """For each path, whether the pattern matches it or a node above it.
 
-        Neighbours share most of their path, so each starts where it parts from the one before.
+        Neighbours share most of their path, so each starts where it parts from the one before,
+        and all below a node where the verdict fell are passed over.
         """
+        settled: Path | None = None
         previous: Path = ()
         states = [self._start]
         for path in paths:
-            shared = 0
-            for ours, theirs in zip(path, previous, strict=False):
-                if ours != theirs:
-                    break
-                shared += 1
-            del states[shared + 1 :]
-            for segment in path[shared:]:
-                states.append(self._step(states[-1], segment))
-            previous = path
+            if settled is None or path[: len(settled)] != settled:
+                shared = _shared(path, previous)
+                del states[shared + 1 :]
+                while states[-1] not in (0, self._accepted) and len(states) <= len(path):
+                    states.append(self._step(states[-1], path[len(states) - 1]))
+                previous = path[: len(states) - 1]
+                settled = previous if states[-1] in (0, self._accepted) else None
             yield states[-1] == self._accepted
 
     def _step(self, state: int, segment: str) -> int:
-        if state in (0, self._accepted):
-            return state
         known = self._steps.get((state, segment))
         if known is None:
             known = self._steps[state, segment] = self._closed(self._advance(state, segment))
@@ -69,10 +68,17 @@ class Glob:
 
     def _closed(self, state: int) -> int:
         """Adds what `**` reaches by spanning no segment; to accept is to forget all else."""
-        for position, part in enumerate(self._parts):
-            if part == "**" and state >> position & 1:
-                state |= 1 << position + 1
+        for position in self._spans:
+            state |= (state >> position & 1) << position + 1
         return self._accepted if state & self._accepted else state
+
+
+def _shared(path: Path, other: Path) -> int:
+    """How many segments both begin with."""
+    for position, (ours, theirs) in enumerate(zip(path, other, strict=False)):
+        if ours != theirs:
+            return position
+    return min(len(path), len(other))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -83,6 +89,8 @@ def _segment_test(part: str) -> Callable[[str], object]:
 
 def explain(pattern: str, paths: Sequence[Path]) -> str:
     """Why `pattern` selects none of `paths`, and what to write instead."""
+    if list(paths) == [()]:
+        return "The tree is one leaf, whose path is empty; '**' selects it."
     slashed = _inner_slash(pattern, paths)
     if slashed:
         return (
@@ -130,7 +138,9 @@ def _alternatives(pattern: str, paths: Sequence[Path], most: int = 3) -> list[st
     shorter = trimmed.partition("/")[2]
     if not found and shorter and _any(shorter, paths):
         found = [shorter]
-    return list(dict.fromkeys(found)) or _siblings(pattern, paths) or _nodes(pattern, paths)
+    if not found and len(pattern) <= 500:  # what follows takes quadratic time
+        found = _siblings(pattern, paths) or _nodes(pattern, paths)
+    return list(dict.fromkeys(found))
 
 
 def _at_any_depth(pattern: str, paths: Sequence[Path]) -> str | None:

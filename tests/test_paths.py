@@ -92,6 +92,9 @@ def test_keys_of_any_type_are_stringified(key):
 def test_a_leaf_alone_has_the_empty_path():
     assert paths(3.0) == [()]
     assert select(3.0, "**") is True
+    assert select(3.0, True) is True
+    with pytest.raises(ValueError, match=r"'\*' selects no leaf. The tree is one leaf, whose path"):
+        select(3.0, "*")
 
 
 @pytest.mark.parametrize("tree", [None, {}, [], {"a": None, "b": {}, "c": [None, ()]}])
