@@ -68,7 +68,8 @@ def fused_key(key: Key) -> Key:
 
     Element i of a draw is Threefry-2x32 of the counter i, in both cases. JAX computes it by a loop
     over arrays of the output's size; a fused key by one loop over the elements, without
-    temporaries. Its `split` and `fold_in` are those of threefry and give fused keys.
+    temporaries. Its `split` and `fold_in` are those of threefry and give fused keys. The one
+    sampler that refuses it, as any key but threefry's own, is `jax.random.poisson`.
 
     Args:
       key: a PRNG key, typed or legacy. A fused key, or a key of any PRNG implementation but

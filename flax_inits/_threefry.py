@@ -82,11 +82,11 @@ def _strides(shape: Shape) -> list:
 
 
 def _strides_in_words(shape: Shape) -> list[Words]:
-    """The strides, where products of symbolic sizes must not overflow JAX's default integer."""
+    # Products of symbolic sizes would overflow JAX's default integer, which computes them.
     strides = [_words_of(1)]
     for size in shape[:0:-1]:
         strides.append(_product(_words_of(size), strides[-1]))
-    return strides[len(shape) > 0 and -len(shape) :][::-1] if shape else []
+    return strides[: len(shape)][::-1]
 
 
 def _words_of(size: Any) -> Words:
