@@ -48,7 +48,7 @@ def run(
     if isinstance(key, jax.core.Tracer) or tracing():
         return _placed(_staged(call, key, shape, dtype), out_sharding)
     sharding = placement([key]) if out_sharding is None else _on_mesh(out_sharding)
-    (job,) = _planned(call, shape, dtype, sharding, key.shape, key.dtype, _configuration())
+    (job,) = _planned(call, shape, dtype, sharding, key.shape, key.dtype, configuration())
     return execute([(job, Deriver([key]))])[0]
 
 
@@ -72,7 +72,8 @@ def _planned(
     return plan(traced, {0: sharding})
 
 
-def _configuration() -> tuple:
+def configuration() -> tuple:
+    """What of JAX's configuration decides how a draw is made."""
     config = jax.config
     return (
         config.jax_enable_x64,

@@ -105,7 +105,9 @@ def _program(key: Hashable, tasks: list[Task]) -> Program:
         return Program(key, functools.partial(lower, recipe), tasks, size, 0)
     needed = sum(_pool.rows_of(job.recipe.form) for job, _ in tasks if job.recipe.form)
     rows = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
-    return Program((key, rows), functools.partial(_lower_pool, recipe.form, rows), tasks, size, rows)
+    return Program(
+        (key, rows), functools.partial(_lower_pool, recipe.form, rows), tasks, size, rows
+    )
 
 
 def lower(recipe: Recipe) -> Any:

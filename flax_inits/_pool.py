@@ -222,8 +222,12 @@ def _scalar(value: Constant) -> Any:
 def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
     """The rows: `words` (rows, draws, 2), `starts` (rows, 2), `factors` (rows, 0 or 1)."""
     shape = (words.shape[0], ROW)
-    counter = starts[:, 0:1], lax.add(
-        lax.broadcast_in_dim(starts[:, 1], shape, (0,)), lax.broadcasted_iota(np.uint32, shape, 1)
+    counter = (
+        starts[:, 0:1],
+        lax.add(
+            lax.broadcast_in_dim(starts[:, 1], shape, (0,)),
+            lax.broadcasted_iota(np.uint32, shape, 1),
+        ),
     )
     full: dict[Value, Any] = {}
     scalars: dict[Value, Any] = {}
@@ -251,7 +255,9 @@ def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
             arguments = [v.value if isinstance(v, Constant) else scalars[v] for v in node.inputs]
             (scalars[value],) = bind(node, arguments)
     result = full[form.output]
-    return lax.mul(result, lax.broadcast_in_dim(factors[:, 0], shape, (0,))) if form.lifted else result
+    return (
+        lax.mul(result, lax.broadcast_in_dim(factors[:, 0], shape, (0,))) if form.lifted else result
+    )
 
 
 class Rows(NamedTuple):
