@@ -16,10 +16,10 @@ PACKAGE = Path(flax_inits.__file__).parent
 # Lowest first; a module may import from its own layer and those before it. "initializers" stands
 # for all of its modules, "" for the package itself.
 LAYERS = (
-    ("_types", "_errors"),
-    ("_threefry", "_bits", "_boxes", "_glob", "_paths"),
+    ("_types", "_errors", "_progress"),
+    ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves"),
     ("_jaxpr", "_signature", "_keys", "_pool", "_recipe", "_call", "_execute", "initializers"),
-    ("_trace", "_modules", "_reinit", "_graft", "_optimizer", "_recycle"),
+    ("_trace", "_modules", "_rules", "_reach", "_reinit", "_graft", "_optimizer", "_recycle"),
     ("_init", "_schemes"),
     ("_report", "_signal"),
     ("",),

@@ -1,0 +1,57 @@
+"""Every script in examples/ runs, from the command line, with warnings as errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+# Arguments that make a script small enough for a test; most need none.
+ARGUMENTS: dict[str, list[str]] = {}
+# Scripts that take more than a few seconds even so.
+SLOW: set[str] = set()
+# What others warn about, in scripts that cannot help it, as `python -W` takes it.
+ALLOWED: dict[str, list[str]] = {}
+
+
+def run(script, *arguments, folder):
+    """Runs it as a user does, from another folder, and returns what it printed."""
+    flags = ["-W", "error"]
+    for warning in ALLOWED.get(script.name, []):
+        flags += ["-W", warning]
+    # The scripts say themselves how many devices they want.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, *flags, str(script), *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_tables_name_scripts():
+    assert {*ARGUMENTS, *SLOW, *ALLOWED} <= {script.name for script in SCRIPTS}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(s, id=s.stem, marks=[pytest.mark.slow] if s.name in SLOW else [])
+        for s in SCRIPTS
+    ],
+)
+def test_script_runs(script, tmp_path):
+    printed = run(script, *ARGUMENTS.get(script.name, []), folder=tmp_path)
+    assert printed.strip(), "an example says what it does"
+    if script.stem == "quickstart":
+        assert printed.count("NEW") == 2 and printed.count("same object") == 6
