@@ -2,12 +2,14 @@
 
 import pickle
 
+import cases
+import cases_catalogue
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, REJECTED, Case
+from cases import Case
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flax_inits
@@ -16,6 +18,9 @@ KEY = jax.random.key(7)
 # Two-sided, 1e-6: a right initializer fails one of its two moment tests once in a million keys.
 NORMAL_QUANTILE = 4.892
 DRAWS = 512
+
+CASES = (*cases.CASES, *cases_catalogue.CASES)
+REJECTED = (*cases.REJECTED, *cases_catalogue.REJECTED)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
@@ -36,7 +41,7 @@ def test_is_a_value(case):
     one, other = case.make(), case.make()
     assert one is not other and one == other and hash(one) == hash(other)
     assert one != repr(one) and one != jax.nn.initializers.zeros
-    names = {"array": np.array, "jax": jax, "jnp": jnp, **vars(flax_inits)}
+    names = {"array": np.array, "jax": jax, **vars(cases), **vars(flax_inits)}
     assert eval(repr(one), names) == one
     assert pickle.loads(pickle.dumps(one)) == one
     assert isinstance(one, jax.nn.initializers.Initializer)
@@ -52,11 +57,18 @@ def test_transformations_agree(case):
     chex.assert_shape(values, shape)
     assert values.dtype == jnp.float32 and not values.weak_type
     chex.assert_trees_all_equal(values, case.make()(keys[1], shape))
-    jitted = jax.jit(init, static_argnums=(1, 2))(keys[1], shape, None)
-    chex.assert_trees_all_equal(values, jitted)
-    mapped = jax.vmap(lambda key: init(key, shape))(keys)
-    chex.assert_trees_all_equal(values, mapped[1])
-    chex.assert_trees_all_equal(values, init(jax.random.key_data(keys[1]), shape))
+
+    @jax.jit
+    def draws(keys, legacy):
+        return (
+            init(keys[1], shape),
+            jax.vmap(lambda key: init(key, shape))(keys),
+            init(legacy, shape),
+        )
+
+    jitted, mapped, legacy = draws(keys, jax.random.key_data(keys[1]))
+    for other in (jitted, mapped[1], legacy):
+        chex.assert_trees_all_equal(values, other)
     abstract = jax.eval_shape(lambda key: init(key, shape, jnp.bfloat16), keys[0])
     assert (abstract.shape, abstract.dtype) == (shape, jnp.bfloat16)
     if values.size > 1:
@@ -66,16 +78,15 @@ def test_transformations_agree(case):
 @every_case
 def test_shapes_and_key_implementations(case):
     init = case.make()
-    shapes = [shape for shape in case.shapes if shape != case.shape]
-    implementations = ["rbg", "unsafe_rbg"]
+    implementations = [jax.random.key(0, impl=name) for name in ("rbg", "unsafe_rbg")]
 
-    def draw(key, *keys):
-        return [init(key, shape) for shape in shapes], [init(other, case.shape) for other in keys]
+    @jax.jit
+    def draws(key, *others):
+        return [init(key, s) for s in case.shapes], [init(k, case.shape) for k in others]
 
-    keys = [jax.random.key(0, impl=name) for name in implementations]
-    by_shape, by_key = jax.jit(draw)(KEY, *keys)
-    assert [values.shape for values in by_shape] == list(shapes)
-    assert [values.shape for values in by_key] == [case.shape] * len(keys)
+    by_shape, by_key = draws(KEY, *implementations)
+    assert [values.shape for values in by_shape] == list(case.shapes)
+    assert [values.shape for values in by_key] == [case.shape, case.shape]
     for values in (*by_shape, *by_key):
         assert np.isfinite(values).all() and within(values, case, np.float32)
 
@@ -83,28 +94,32 @@ def test_shapes_and_key_implementations(case):
 @every_case
 def test_dtypes(case):
     init = case.make()
-    narrow = [name for name in case.dtypes if name != "float64"]
-    drawn = jax.jit(lambda key: {name: init(key, case.shape, name) for name in narrow})(KEY)
+    names = [name for name in case.dtypes if name != "float64"]
+    drawn = jax.jit(lambda key: {name: init(key, case.shape, name) for name in names})(KEY)
+    reference = np.asarray(drawn["float32"], np.float64)
     for name, values in drawn.items():
-        dtype = jnp.dtype(name)
-        assert values.dtype == dtype and values.shape == case.shape
-        if jnp.issubdtype(dtype, jnp.floating):
-            assert np.isfinite(np.asarray(values, np.float64)).all()
-            assert within(values, case, dtype)
-            unit = (
-                jnp.finfo(dtype).eps * np.abs(drawn["float32"])
-                + jnp.finfo(dtype).smallest_subnormal
-            )
-            off = np.abs(np.asarray(values, np.float64) - np.asarray(drawn["float32"], np.float64))
-            assert np.all(off <= case.slack * unit)
-    if "float64" in case.dtypes:
-        with jax.enable_x64(True):
-            values = init(KEY, case.shape, np.float64)
-            assert values.dtype == np.float64 and within(values, case, np.float64)
-            assert init(KEY, case.shape).dtype == np.float64
+        assert values.dtype == name and values.shape == case.shape
+        if jnp.issubdtype(values.dtype, jnp.floating):
+            limits = jnp.finfo(name)
+            unit = float(limits.eps) * np.abs(reference) + float(limits.smallest_subnormal)
+            values = np.asarray(values)
+            assert within(values, case, name)
+            assert np.all(np.abs(values.astype(np.float64) - reference) <= case.slack * unit)
     for name in case.not_dtypes:
         with pytest.raises((TypeError, ValueError), match=name):
             init(KEY, case.shape, name)
+
+
+@every_case
+def test_float64(case):
+    if "float64" not in case.dtypes:
+        pytest.skip("makes no float64")
+    init = case.make()
+    with jax.enable_x64(True):
+        values = init(KEY, case.shape, np.float64)
+        default = jax.eval_shape(lambda: init(KEY, case.shape)).dtype
+    assert values.dtype == np.float64 and within(values, case, np.float64)
+    assert default == (np.float64 if init.dtype is None else init.dtype)
 
 
 @every_case
@@ -138,7 +153,9 @@ def test_sharded_equals_unsharded(case):
     with jax.set_mesh(explicit):
         inside = jax.jit(lambda key: init(key, shape, out_sharding=spec))(KEY)
     assert inside.sharding.is_equivalent_to(NamedSharding(explicit, spec), len(shape))
-    chex.assert_trees_all_equal(np.asarray(expected), np.asarray(inside))
+    # A reshard inside a user's jit can stop XLA from merging two factors: a rounding's difference.
+    limit = 4 * jnp.finfo(jnp.float32).eps * np.abs(np.asarray(expected)).max(initial=0)
+    assert np.all(np.abs(np.asarray(expected) - np.asarray(inside)) <= limit)
 
 
 def partition(shape) -> PartitionSpec:

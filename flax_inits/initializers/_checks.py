@@ -66,7 +66,9 @@ def axes(factory: str, name: str, value: Any) -> tuple[int, ...]:
     """`value`, one axis or several, as a tuple of distinct integers."""
     items = value if isinstance(value, Sequence) else (value,)
     if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in items):
-        raise TypeError(f"{factory} needs an integer or a tuple of them for {name}, got {value!r}.")
+        raise TypeError(
+            f"{factory} needs {name} to be an integer or a tuple of them, got {value!r}."
+        )
     result = tuple(item.__index__() for item in items)
     if len(set(result)) < len(result):
         raise ValueError(f"{factory} needs distinct axes, got {name}={value!r}.")
@@ -82,10 +84,15 @@ def rank(factory: str, shape: Sequence[Any], least: int, meaning: str, hint: str
         )
 
 
+def is_symbolic(size: Any) -> bool:
+    """Whether `size` is a dimension of `jax.export` without a number."""
+    return jax.export.is_symbolic_dim(size)
+
+
 def divides(factory: str, what: str, divisor: int, shape: Sequence[Any], axis: int) -> None:
     """Raises unless `divisor`, which is `what`, divides the size of `axis`."""
     size = shape[axis]
-    if not jax.export.is_symbolic_dim(size) and size % divisor:
+    if not is_symbolic(size) and size % divisor:
         raise ValueError(
             f"{factory}: {what} = {divisor} must divide axis {axis} of the shape, "
             f"got {size} in {tuple(shape)}."
@@ -108,7 +115,7 @@ def wrapped(factory: str, name: str, chosen: Sequence[int], ndim: int) -> tuple[
 
 def known(factory: str, sizes: Sequence[Any]) -> None:
     """Raises where a size is symbolic, for what is computed from the sizes beforehand."""
-    if any(jax.export.is_symbolic_dim(size) for size in sizes):
+    if any(is_symbolic(size) for size in sizes):
         raise ValueError(
             f"{factory} needs to know these sizes, got the symbolic {tuple(sizes)}; "
             "export it with numbers there."
@@ -117,4 +124,4 @@ def known(factory: str, sizes: Sequence[Any]) -> None:
 
 def is_empty(shape: Sequence[Any]) -> bool:
     """Whether an axis is known to have size zero."""
-    return any(not jax.export.is_symbolic_dim(size) and size == 0 for size in shape)
+    return any(not is_symbolic(size) and size == 0 for size in shape)

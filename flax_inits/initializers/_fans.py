@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,11 +13,17 @@ from ._base import Draw
 from ._complex import real_part
 from ._rounding import clip, is_narrow, round_inwards
 
+
+def _square_root(value: Any) -> Any:
+    known = isinstance(value, int | float)
+    return value**0.5 if known else jnp.sqrt(jnp.asarray(value, np.float32))
+
+
 MODES: dict[str, Callable[[Any, Any], Any]] = {
     "fan_in": lambda fan_in, fan_out: fan_in,
     "fan_out": lambda fan_in, fan_out: fan_out,
     "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
-    "fan_geo_avg": lambda fan_in, fan_out: (fan_in * fan_out) ** 0.5,
+    "fan_geo_avg": lambda fan_in, fan_out: _square_root(fan_in * fan_out),
 }
 
 
@@ -111,8 +116,10 @@ def scaled_by_shape(
             return jnp.zeros(shape, dtype)
         wide = np.dtype(np.float32) if is_narrow(dtype) else dtype
         scale = factor(shape, wide)
+        if isinstance(scale, np.floating) and not scale:
+            return jnp.zeros(shape, dtype)  # no negative zeros
         values = sample(key, shape, wide) * jnp.asarray(scale, wide)
-        if is_narrow(dtype) and not isinstance(scale, jax.Array):
+        if is_narrow(dtype) and isinstance(scale, np.floating | float):
             values = clip(values, *round_inwards(-reach * scale, reach * scale, dtype))
         return values.astype(dtype)
 

@@ -166,7 +166,8 @@ def stft(
 
     Args:
         side: "real" or "imag".
-        window: a name that `scipy.signal.get_window` knows, T values, or None for no window.
+        window: what `scipy.signal.get_window` knows by name, such as "hann" or ("kaiser", 8.6);
+            T values; or None for no window.
         scaling: "density" (divides by √Σw²), "spectrum" (by Σ|w|) or None.
         periodic: whether a named window is periodic, as for spectral analysis, or symmetric.
         dtype: the default dtype; None is JAX's default float.
@@ -190,7 +191,7 @@ def stft(
     if scaling is not None:
         _checks.one_of("stft", "scaling", scaling, ("density", "spectrum"))
     if window is not None:
-        _window(window, 1 if isinstance(window, str) else len(window), periodic)
+        _window(window, 2 if _is_named(window) else np.size(window), periodic)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         if len(shape) != 3:
@@ -199,7 +200,7 @@ def stft(
         length, _, frequencies = shape
         turns = np.arange(length)[:, None] * np.arange(frequencies) / max(2 * (frequencies - 1), 1)
         kernel = np.cos(2 * np.pi * turns) if side == "real" else -np.sin(2 * np.pi * turns)
-        if window is not None:
+        if window is not None and length:
             taps = _window(window, length, periodic)
             kernel = kernel * (taps / _norm(taps, scaling))[:, None]
         return jnp.broadcast_to(jnp.asarray(kernel[:, None], dtype), shape)
@@ -207,8 +208,13 @@ def stft(
     return Draw(sample, kinds=(jnp.floating,))
 
 
+def _is_named(window: Any) -> bool:
+    """Whether SciPy makes the window: "hann", or ("kaiser", 8.6)."""
+    return isinstance(window, str) or (isinstance(window, tuple) and isinstance(window[0], str))
+
+
 def _window(window: Any, length: int, periodic: bool) -> np.ndarray:
-    if isinstance(window, str):
+    if _is_named(window):
         import scipy.signal  # it comes with jax, and takes longer to import than the rest
 
         return np.asarray(scipy.signal.get_window(window, length, fftbins=periodic))
@@ -221,7 +227,7 @@ def _window(window: Any, length: int, periodic: bool) -> np.ndarray:
 
 
 def _norm(taps: np.ndarray, scaling: str | None) -> float:
-    if scaling is None or not taps.size:
+    if scaling is None:
         return 1.0
     norm = np.sqrt(np.sum(taps**2)) if scaling == "density" else np.sum(np.abs(taps))
     return float(norm)

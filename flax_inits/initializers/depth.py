@@ -217,6 +217,8 @@ def mup_scaled(
         Yang et al. 2022, Tensor Programs V, https://arxiv.org/abs/2203.03466
     """
     draw = component("mup_scaled", "base", base)
+    if not isinstance(base_shape, tuple):
+        raise TypeError(f"mup_scaled needs a tuple of sizes for base_shape, got {base_shape!r}.")
     narrow = tuple(_checks.count("mup_scaled", "base_shape", size) for size in base_shape)
     axes = _checks.axes("mup_scaled", "in_axis and out_axis", (in_axis, out_axis))
 

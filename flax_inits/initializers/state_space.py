@@ -48,7 +48,9 @@ def mamba_a_log(
 
     def counted(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         _checks.rank("mamba_a_log", shape, 1, "(*channels, N)")
-        return jnp.log(jax.lax.broadcasted_iota(dtype, shape, len(shape) - 1) + 1)
+        if _checks.is_symbolic(shape[-1]):
+            return jnp.log(jax.lax.broadcasted_iota(dtype, shape, len(shape) - 1) + 1)
+        return jnp.broadcast_to(jnp.asarray(np.log(np.arange(1, shape[-1] + 1)), dtype), shape)
 
     if kind == "uniform":
         return Draw(drawn, math.log(low), math.log(high))

@@ -160,6 +160,6 @@ def prior_bias(p: float = 0.01, dtype: DType = None) -> Draw:
 
 
 def _share_of(share: float, size: int):
-    if jax.export.is_symbolic_dim(size):
+    if _checks.is_symbolic(size):
         return jnp.ceil(share * jnp.asarray(size, np.float32)).astype(np.int32)
     return math.ceil(share * size)
