@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 # Arguments that make a script small enough for a test; most need none.
-ARGUMENTS: dict[str, list[str]] = {}
+ARGUMENTS = {"benchmark_bits.py": ["--side", "256", "--rounds", "1"]}
 # Scripts that take more than a few seconds even so.
 SLOW: set[str] = set()
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
