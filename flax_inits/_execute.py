@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from . import _pool
-from ._jaxpr import Constant, Input
+from ._jaxpr import Input
 from ._keys import Deriver
 from ._recipe import Job, Recipe
 from ._types import Array
@@ -91,9 +91,9 @@ def programs(tasks: Sequence[Task]) -> list[Program]:
     """The programs that make the tasks' leaves, those with the most work first."""
     groups: dict[Hashable, list[Task]] = {}
     for task in tasks:
-        recipe = task[0].recipe
-        if recipe.fill is None and not _passes_through(recipe):
-            groups.setdefault(recipe.form.token if recipe.form else recipe, []).append(task)
+        program = task[0].recipe.program
+        if program is not None:
+            groups.setdefault(program, []).append(task)
     found = [_program(key, group) for key, group in groups.items()]
     return sorted(found, key=lambda program: -program.size)
 
@@ -131,7 +131,7 @@ def execute(
     with _compilers(runs := programs(tasks)) as submit:
         compiled = [_programs.get(run.key, run.lower, submit) for run in runs]
         for job, deriver in tasks:
-            if job.recipe.fill is not None or _passes_through(job.recipe):
+            if job.recipe.program is None:
                 results[job.positions[0]] = _known(job, deriver)
                 done(job)
         for run, future in zip(runs, compiled, strict=True):
@@ -153,12 +153,6 @@ def _compilers(runs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
         yield pool.submit
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _passes_through(recipe: Recipe) -> bool:
-    """Whether the leaf is an argument of the function, or an array it closed over."""
-    (value, *others), (sharding, *_) = recipe.outputs, recipe.shardings
-    return not others and sharding is None and isinstance(value, Input | Constant)
 
 
 def _known(job: Job, deriver: Deriver) -> Array:

@@ -57,11 +57,14 @@ class Constant:
 class Node:
     """One equation: a primitive applied to values."""
 
-    __slots__ = ("primitive", "params", "inputs", "avals", "context")
+    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin")
 
-    def __init__(self, primitive: Any, params: dict, inputs: Sequence, avals: tuple, context: Any):
-        self.primitive, self.params, self.inputs = primitive, params, tuple(inputs)
-        self.avals, self.context = avals, context
+    def __init__(self, equation: Any, inputs: Sequence, origin: str | None):
+        self.primitive, self.params = equation.primitive, equation.params
+        self.inputs, self.context = tuple(inputs), equation.ctx
+        self.avals = tuple(var.aval for var in equation.outvars)
+        self.origin = origin or equation.params.get("name")
+        """The outermost jitted function that it is part of; only for people to read."""
 
 
 class Output(NamedTuple):
@@ -121,6 +124,7 @@ def flatten(
     arguments: Sequence[Value],
     used: Sequence[bool] | None = None,
     inline: bool = True,
+    origin: str | None = None,
 ) -> list:
     """The outputs of `jaxpr` as values over `arguments`; where `used` is False, None."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
@@ -132,10 +136,11 @@ def flatten(
 
     for equation, wanted in _live(jaxpr, used):
         inputs = [read(atom) for atom in equation.invars]
-        outputs = _inlined(equation, inputs, wanted) if inline else None
+        outputs = _inlined(equation, inputs, wanted, origin) if inline else None
         if outputs is None and equation.primitive.name == "scan":
             outputs = _scan(equation, inputs, wanted, jaxpr)
-        env.update(zip(equation.outvars, outputs or _node(equation, inputs), strict=True))
+        outputs = outputs or _node(equation, inputs, origin)
+        env.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) if use else None for atom, use in zip(jaxpr.outvars, used, strict=True)]
 
 
@@ -157,7 +162,7 @@ def _live(jaxpr: Any, used: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
     return live
 
 
-def _inlined(equation: Any, inputs: list, wanted: list[bool]) -> list | None:
+def _inlined(equation: Any, inputs: list, wanted: list[bool], origin: Any) -> list | None:
     """The outputs of a call, over its inputs; None if the equation is no plain call."""
     name = equation.primitive.name
     if name not in _CALLS or not _plain(equation.params):
@@ -165,7 +170,8 @@ def _inlined(equation: Any, inputs: list, wanted: list[bool]) -> list | None:
     body, constants = _opened(equation.params[_CALLS[name]])
     if len(body.invars) != len(inputs):
         return None
-    return flatten(body, constants, inputs, wanted)
+    origin = origin or equation.params.get("name")
+    return flatten(body, constants, inputs, wanted, origin=origin)
 
 
 def _plain(params: dict) -> bool:
@@ -174,10 +180,9 @@ def _plain(params: dict) -> bool:
     return all(type(sharding).__name__ == "UnspecifiedValue" for sharding in shardings)
 
 
-def _node(equation: Any, inputs: Sequence[Value]) -> list[Output]:
-    avals = tuple(var.aval for var in equation.outvars)
-    node = Node(equation.primitive, equation.params, inputs, avals, equation.ctx)
-    return [Output(node, i) for i in range(len(avals))]
+def _node(equation: Any, inputs: Sequence[Value], origin: str | None = None) -> list[Output]:
+    node = Node(equation, inputs, origin)
+    return [Output(node, i) for i in range(len(node.avals))]
 
 
 def _scan(equation: Any, inputs: list, wanted: list[bool], parent: Any) -> list:

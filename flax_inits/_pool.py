@@ -150,7 +150,7 @@ class _Graph:
                 return ("constant", signer.token(value.value), value.aval)
             return numbers[value]
 
-        for node in self._nodes:
+        for node in order([output], lambda value: value in self.keys):
             value = Output(node, 0)
             if node in self._full and node.primitive.name in RESHAPES:
                 numbers[value] = numbers[node.inputs[0]]

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from . import _pool
-from ._jaxpr import Node, Output, Traced, Value, evaluate, order
+from ._jaxpr import Constant, Input, Node, Output, Traced, Value, evaluate, order
 from ._keys import Derivation, impl_of, is_key_dtype
 from ._signature import Signer
 from ._types import Token
@@ -39,6 +39,18 @@ class Recipe:
         self.outputs, self.given, self.shardings = outputs, given, shardings
         self.form, self.fill = form, fill
         self._hash = hash(self.token)
+
+    @property
+    def program(self) -> Token:
+        """Equal for recipes that one compiled program makes; None if none is needed."""
+        if self.fill is not None or self._passes_through:
+            return None
+        return self if self.form is None else self.form.token
+
+    @property
+    def _passes_through(self) -> bool:
+        (value, *others), (sharding, *_) = self.outputs, self.shardings
+        return not others and sharding is None and isinstance(value, Input | Constant)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.token == other.token

@@ -1,0 +1,272 @@
+"""Whole-model initialization: trace, plan, compile each distinct recipe once, run."""
+
+import collections
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from ._call import configuration, tracing
+from ._errors import noted
+from ._execute import execute, programs
+from ._jaxpr import Traced, trace
+from ._keys import Deriver
+from ._paths import flatten, show
+from ._plan import Plan
+from ._progress import Progress
+from ._recipe import Job, placement
+from ._trace import jobs_of
+from ._types import Path, PyTree, Rules
+
+_KEPT = 32
+"""Traces kept per initializer, by the shapes of its arguments."""
+
+
+def jit_init(
+    fun: Callable[..., PyTree],
+    *,
+    rules: Rules | None = None,
+    out_shardings: Any = None,
+    static_argnums: int | Sequence[int] | None = None,
+    static_argnames: str | Iterable[str] | None = None,
+    progress: bool | None = None,
+) -> "JitInit":
+    """`jax.jit` for functions that make parameters: the same values, compiled many times faster.
+
+    `jax.jit(model.init)` compiles one program in which every layer's draw stands again. Here `fun`
+    is traced, each output leaf is cut back to what it needs, and leaves that differ in nothing but
+    their key share one program.
+
+    Args:
+        fun: any function of PRNG keys and arrays: a Linen `model.init` or `init_with_output`,
+            `lambda key: nnx.split(Model(rngs=nnx.Rngs(key)))[1]`, a Haiku or plain JAX function.
+        rules: where -> initializer, as in `reinit`. Paths start at the root of what `fun` returns
+            (`"params/head"`). A Linen module that made the leaf with an attribute `<name>_init`
+            calls the rule's initializer itself, with the shape and key that it would have used;
+            any other leaf gets it at its stored shape, with the key of `reinit`.
+        out_shardings: a tree of shardings, or a prefix of one, or a function from the abstract
+            output to one, such as `lambda tree: nn.get_sharding(tree, mesh)`. Each leaf is created
+            on its devices; None leaves it to the default device.
+        static_argnums: positions of arguments that are no arrays, as in `jax.jit`.
+        static_argnames: names of arguments that are no arrays, as in `jax.jit`.
+        progress: False never shows a progress bar; None shows one if it takes more than a second
+            and stderr is a terminal; True also where stderr is none.
+
+    Returns:
+        A function with the arguments and the result of `jax.jit(fun)`, bit for bit, and with the
+        methods `plan` and `lower`. With tracers among its arguments (under `jit`, `vmap`, `pmap`,
+        `eval_shape`) it calls `fun` inline.
+
+    Raises:
+        TypeError: `fun` is not callable.
+        ValueError: rules or out_shardings do not fit what `fun` returns (raised when called).
+
+    >>> import flax_inits, flax.linen as nn, jax, jax.numpy as jnp
+    >>> model, x = nn.Dense(4), jnp.ones((1, 3))
+    >>> init = flax_inits.jit_init(model.init, rules={"params/bias": flax_inits.constant(1.0)})
+    >>> init(jax.random.key(0), x)["params"]["bias"]
+    Array([1., 1., 1., 1.], dtype=float32)
+    """
+    if not callable(fun):
+        raise TypeError(f"jit_init needs a function that makes parameters, got {fun!r}.")
+    statics = _Statics(fun, static_argnums, static_argnames)
+    return JitInit(fun, rules, out_shardings, statics, progress)
+
+
+class _Statics:
+    """Tells an initializer's static arguments from its arrays."""
+
+    def __init__(self, fun: Callable[..., Any], argnums: Any, argnames: Any):
+        numbers = {argnums} if isinstance(argnums, int) else set(argnums or ())
+        names = {argnames} if isinstance(argnames, str) else set(argnames or ())
+        positional = _positional(fun) if numbers or names else []
+        self.numbers = {n % len(positional) if n < 0 else n for n in numbers}
+        self.numbers |= {i for i, name in enumerate(positional) if name in names}
+        self.names = names | {positional[n] for n in self.numbers if n < len(positional)}
+
+    def split(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, tuple]:
+        """The arrays among the arguments, and the static ones as something hashable."""
+        arrays = (
+            [None if i in self.numbers else arg for i, arg in enumerate(args)],
+            {name: arg for name, arg in kwargs.items() if name not in self.names},
+        )
+        static = (
+            tuple((i, arg) for i, arg in enumerate(args) if i in self.numbers),
+            tuple((name, arg) for name, arg in sorted(kwargs.items()) if name in self.names),
+        )
+        return arrays, static
+
+    def join(self, arrays: Any, static: tuple) -> tuple[list, dict[str, Any]]:
+        """The arguments that were split."""
+        args, kwargs = list(arrays[0]), {**arrays[1], **dict(static[1])}
+        for i, arg in static[0]:
+            args[i] = arg
+        return args, kwargs
+
+
+def _positional(fun: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(fun).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+class _Planned(NamedTuple):
+    """What is known of one call before anything is computed."""
+
+    traced: Traced
+    paths: list[Path]
+    treedef: Any
+    shardings: list[Sharding | None]
+    jobs: list[Job] | None
+    reached: dict[Path, str]
+
+
+class JitInit:
+    """A function that makes parameters; see `jit_init`."""
+
+    def __init__(
+        self,
+        fun: Callable[..., PyTree],
+        rules: Rules | None,
+        out_shardings: Any,
+        statics: _Statics,
+        progress: bool | None,
+    ):
+        functools.update_wrapper(self, fun)
+        self._fun, self._rules, self._out_shardings = fun, rules, out_shardings
+        self._statics, self._progress = statics, progress
+        self._known: collections.OrderedDict[Any, _Planned] = collections.OrderedDict()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
+        """As `jax.jit(fun)(*args, **kwargs)`."""
+        leaves = jax.tree.leaves((args, kwargs))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or tracing():
+            return self._applied()(*args, **kwargs)
+        arrays, static = self._statics.split(args, kwargs)
+        planned = self._planned(arrays, static)
+        if planned.jobs is None:
+            return self._whole(arrays, static, planned)
+        deriver = Deriver(jax.tree.leaves(arrays))
+        with Progress(self._progress, planned.jobs) as progress:
+            made = execute([(job, deriver) for job in planned.jobs], progress.done)
+        return planned.treedef.unflatten([made[i] for i in range(len(made))])
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """What a call would make, from what, and where; nothing is compiled or computed.
+
+        Args:
+            *args: as in a call; arrays may be abstract (`jax.ShapeDtypeStruct`).
+            **kwargs: likewise.
+
+        Returns:
+            A table that prints well; `rows` is plain data.
+        """
+        planned = self._planned(*self._statics.split(args, kwargs))
+        return Plan.of(
+            planned.traced, planned.paths, planned.shardings, planned.jobs, planned.reached
+        )
+
+    def lower(self, *args: Any, **kwargs: Any) -> "Lowered":
+        """Lowers every program of a call, for checking a configuration ahead of time.
+
+        Args:
+            *args: as in a call; arrays may be abstract (`jax.ShapeDtypeStruct`).
+            **kwargs: likewise.
+
+        Returns:
+            An object whose `compile()` compiles them, also for devices that are not there (with
+            `out_shardings` over a mesh of `jax.experimental.topologies`).
+        """
+        arrays, static = self._statics.split(args, kwargs)
+        planned = self._planned(arrays, static)
+        if planned.jobs is None:
+            jitted = self._jitted(static, planned)
+            return Lowered(((tuple(planned.paths), jitted.lower(arrays)),))
+        found = []
+        deriver = Deriver(())
+        for program in programs([(job, deriver) for job in planned.jobs]):
+            positions = [i for job, _ in program.tasks for i in job.positions]
+            found.append((tuple(planned.paths[i] for i in positions), program.lower()))
+        return Lowered(tuple(found))
+
+    def _applied(self) -> Callable[..., PyTree]:
+        if self._rules is None:
+            return self._fun
+        from ._reach import with_rules
+
+        return with_rules(self._fun, self._rules)
+
+    def _planned(self, arrays: Any, static: tuple) -> _Planned:
+        leaves, treedef = jax.tree.flatten(arrays)
+        mesh = jax.sharding.get_abstract_mesh()
+        signature = tuple(map(_abstract, leaves)), placement(leaves), mesh, configuration()
+        cache_key = (treedef, static, signature)
+        known = self._known.get(cache_key)
+        if known is None:
+            known = self._known[cache_key] = self._plan(arrays, static, placement(leaves))
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return known
+
+    def _plan(self, arrays: Any, static: tuple, default: Sharding | None) -> _Planned:
+        applied = self._applied()
+        traced = trace(functools.partial(self._apply, applied, static), arrays)
+        paths, structs, treedef = flatten(traced.shape)
+        shardings = self._shardings(traced.shape, default)
+        jobs = jobs_of(traced, dict(enumerate(shardings)))
+        return _Planned(traced, paths, treedef, shardings, jobs, getattr(applied, "reached", {}))
+
+    def _apply(self, applied: Callable[..., PyTree], static: tuple, arrays: Any) -> PyTree:
+        args, kwargs = self._statics.join(arrays, static)
+        return applied(*args, **kwargs)
+
+    def _shardings(self, output: PyTree, default: Sharding | None) -> list[Sharding | None]:
+        """One sharding per leaf of the output."""
+        asked = self._out_shardings
+        if callable(asked) and not isinstance(asked, Sharding):
+            asked = asked(output)
+        if asked is None:
+            return [default] * len(jax.tree.leaves(output))
+        with noted("while out_shardings was fitted to the tree that the function returns"):
+            full = jax.tree.broadcast(asked, output, is_leaf=lambda node: node is None)
+        shardings = jax.tree.leaves(full, is_leaf=lambda node: node is None)
+        return [default if sharding is None else _resolved(sharding) for sharding in shardings]
+
+    def _whole(self, arrays: Any, static: tuple, planned: _Planned) -> PyTree:
+        return self._jitted(static, planned)(arrays)
+
+    def _jitted(self, static: tuple, planned: _Planned) -> Any:
+        run = functools.partial(self._apply, self._applied(), static)
+        return jax.jit(run, out_shardings=planned.treedef.unflatten(planned.shardings))
+
+
+class Lowered(NamedTuple):
+    """Programs that are lowered, each with the paths of the leaves that it makes."""
+
+    programs: tuple[tuple[tuple[Path, ...], Any], ...]
+
+    def compile(self) -> "Compiled":
+        """Compiles every program."""
+        compiled = []
+        for paths, lowered in self.programs:
+            with noted(f"while compiling what makes {', '.join(map(show, paths[:3]))}"):
+                compiled.append((paths, lowered.compile()))
+        return Compiled(tuple(compiled))
+
+
+class Compiled(NamedTuple):
+    """Programs that are compiled: pairs of leaf paths and `jax.stages.Compiled`."""
+
+    programs: tuple[tuple[tuple[Path, ...], Any], ...]
+
+
+def _abstract(leaf: Any) -> Any:
+    return jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+
+def _resolved(sharding: Any) -> Sharding:
+    if isinstance(sharding, PartitionSpec):
+        return NamedSharding(jax.sharding.get_mesh(), sharding)
+    return sharding
