@@ -12,7 +12,7 @@ from ._types import Path
 
 def dtype_of(leaf: Any) -> Any:
     """The dtype of a leaf; a Python number has JAX's default."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalizedtype_of(type(leaf))
+    return leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(type(leaf))
 
 
 def is_weak(leaf: Any) -> bool:

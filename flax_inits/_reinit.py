@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 from jax.sharding import Sharding
 
 from . import _bits
@@ -18,7 +17,7 @@ from ._keys import Deriver, Words, is_key_dtype
 from ._leaves import check_leaf, dtype_of, free, is_weak, sharding_of
 from ._paths import describe, flatten, nothing_selected, path_hash, resolve, show
 from ._recipe import Job, plan
-from ._rules import assign, is_where, parsed
+from ._rules import assign, by_path, is_where, like, note, parsed
 from ._trace import compute
 from ._types import Array, Key, Path, PyTree, Rules, Where
 
@@ -94,16 +93,12 @@ def _by_rules(
     for i, rule in chosen.items():
         check_leaf(paths[i], leaves[i], f"The rule for {describe(rule.where)}")
     if tracing() or any(isinstance(x, jax.core.Tracer) for x in (key, *leaves)):
-        return {i: _inline(key, paths[i], leaves[i], rule) for i, rule in chosen.items()}
+        return {i: by_path(key, paths[i], leaves[i], rule) for i, rule in chosen.items()}
     tasks = []
     for i, rule in chosen.items():
-        with noted(_note(paths[i], rule)):
+        with noted(note(paths[i], rule)):
             tasks.append(_task(key, i, paths[i], leaves[i], rule.init))
     return execute(tasks)
-
-
-def _note(path: Path, rule: Any) -> str:
-    return f"while initializing {show(path)!r} by the rule for {describe(rule.where)}"
 
 
 def leaf_key(key: Key, path: Path) -> Any:
@@ -112,12 +107,6 @@ def leaf_key(key: Key, path: Path) -> Any:
         return jax.random.fold_in(key, path_hash(path))
     words = np.array(_bits.fold_in_words(_bits.key_words(key), path_hash(path)), np.uint32)
     return Words(words) if is_key_dtype(key.dtype) else words
-
-
-def _inline(key: Key, path: Path, leaf: Any, rule: Any) -> Array:
-    with noted(_note(path, rule)):
-        folded = jax.random.fold_in(key, path_hash(path))
-        return like(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
 
 
 def _task(key: Key, position: int, path: Path, leaf: Any, init: Callable[..., Array]) -> Task:
@@ -150,24 +139,6 @@ def _job(
 
 
 _known_job = functools.lru_cache(maxsize=1024)(_job)
-
-
-def like(values: Any, leaf: Any, source: Any) -> Array:
-    """An initializer's result as a leaf: out of its box, checked, in the leaf's dtype."""
-    arrays = jax.tree.leaves(values)
-    if len(arrays) != 1 or not hasattr(arrays[0], "dtype"):
-        raise ValueError(f"{source!r} must return one array, got {values!r}.")
-    shape, dtype = np.shape(leaf), dtype_of(leaf)
-    if arrays[0].shape != shape:
-        raise ValueError(
-            f"{source!r} returned shape {arrays[0].shape} where {shape} was asked for; an "
-            "initializer returns an array of the shape that it is called with."
-        )
-    cast = lax.convert_element_type(arrays[0], dtype)
-    if not is_weak(leaf):
-        return cast
-    # No public cast makes a weakly typed array; keeping the type spares the caller a retrace.
-    return lax.convert_element_type_p.bind(cast, new_dtype=dtype, weak_type=True, sharding=None)
 
 
 def _by_init_fn(

@@ -1,13 +1,16 @@
-"""Rules: which initializer each leaf gets, and every way in which asking can be wrong."""
+"""Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
 
-from ._paths import describe, nothing_selected, resolve
-from ._types import Array, Path, PyTree, Rules, Where
+from ._errors import noted
+from ._leaves import dtype_of, is_weak
+from ._paths import describe, nothing_selected, path_hash, resolve, show
+from ._types import Array, Key, Path, PyTree, Rules, Where
 
 
 class Rule(NamedTuple):
@@ -72,3 +75,33 @@ def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:
         f"The rule for {describe(rule.where)} wins no leaf: what it selects already belongs to the "
         f"rule for {by}, which comes first. The first match wins: put the narrower rule first."
     )
+
+
+def note(path: Path, rule: Rule) -> str:
+    """What an error that comes out of a rule's initializer gets added."""
+    return f"while initializing {show(path)!r} by the rule for {describe(rule.where)}"
+
+
+def by_path(key: Key, path: Path, leaf: Any, rule: Rule) -> Array:
+    """A leaf by its rule: at its stored shape, with the key that its path gives."""
+    with noted(note(path, rule)):
+        folded = jax.random.fold_in(key, path_hash(path))
+        return like(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
+
+
+def like(values: Any, leaf: Any, source: Any) -> Array:
+    """An initializer's result as a leaf: out of its box, checked, in the leaf's dtype."""
+    arrays = jax.tree.leaves(values)
+    if len(arrays) != 1 or not hasattr(arrays[0], "dtype"):
+        raise ValueError(f"{source!r} must return one array, got {values!r}.")
+    shape, dtype = np.shape(leaf), dtype_of(leaf)
+    if arrays[0].shape != shape:
+        raise ValueError(
+            f"{source!r} returned shape {arrays[0].shape} where {shape} was asked for; an "
+            "initializer returns an array of the shape that it is called with."
+        )
+    cast = lax.convert_element_type(arrays[0], dtype)
+    if not is_weak(leaf):
+        return cast
+    # No public cast makes a weakly typed array; keeping the type spares the caller a retrace.
+    return lax.convert_element_type_p.bind(cast, new_dtype=dtype, weak_type=True, sharding=None)
