@@ -22,6 +22,9 @@ DRAWS = 512
 CASES = (*cases.CASES, *cases_catalogue.CASES)
 REJECTED = (*cases.REJECTED, *cases_catalogue.REJECTED)
 
+# For programs whose bits are not compared: compiling is most of this suite's time.
+QUICK = {"xla_backend_optimization_level": 0}
+
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
 
@@ -58,17 +61,15 @@ def test_transformations_agree(case):
     assert values.dtype == jnp.float32 and not values.weak_type
     chex.assert_trees_all_equal(values, case.make()(keys[1], shape))
 
-    @jax.jit
-    def draws(keys, legacy):
-        return (
-            init(keys[1], shape),
-            jax.vmap(lambda key: init(key, shape))(keys),
-            init(legacy, shape),
-        )
+    chex.assert_trees_all_equal(values, init(jax.random.key_data(keys[1]), shape))
 
-    jitted, mapped, legacy = draws(keys, jax.random.key_data(keys[1]))
-    for other in (jitted, mapped[1], legacy):
-        chex.assert_trees_all_equal(values, other)
+    @jax.jit
+    def draws(keys):
+        return init(keys[1], shape), jax.vmap(lambda key: init(key, shape))(keys)
+
+    jitted, mapped = draws(keys)
+    chex.assert_trees_all_equal(values, jitted)
+    chex.assert_trees_all_equal(values, mapped[1])
     abstract = jax.eval_shape(lambda key: init(key, shape, jnp.bfloat16), keys[0])
     assert (abstract.shape, abstract.dtype) == (shape, jnp.bfloat16)
     if values.size > 1:
@@ -78,13 +79,9 @@ def test_transformations_agree(case):
 @every_case
 def test_shapes_and_key_implementations(case):
     init = case.make()
-    implementations = [jax.random.key(0, impl=name) for name in ("rbg", "unsafe_rbg")]
-
-    @jax.jit
-    def draws(key, *others):
-        return [init(key, s) for s in case.shapes], [init(k, case.shape) for k in others]
-
-    by_shape, by_key = draws(KEY, *implementations)
+    keys = [jax.random.key(0, impl=name) for name in ("rbg", "unsafe_rbg")]
+    draws = jax.jit(lambda keys: [init(key, case.shape) for key in keys], compiler_options=QUICK)
+    by_shape, by_key = [init(KEY, shape) for shape in case.shapes], draws(keys)
     assert [values.shape for values in by_shape] == list(case.shapes)
     assert [values.shape for values in by_key] == [case.shape, case.shape]
     for values in (*by_shape, *by_key):
@@ -95,7 +92,10 @@ def test_shapes_and_key_implementations(case):
 def test_dtypes(case):
     init = case.make()
     names = [name for name in case.dtypes if name != "float64"]
-    drawn = jax.jit(lambda key: {name: init(key, case.shape, name) for name in names})(KEY)
+    draws = jax.jit(
+        lambda key: {name: init(key, case.shape, name) for name in names}, compiler_options=QUICK
+    )
+    drawn = draws(KEY)
     reference = np.asarray(drawn["float32"], np.float64)
     for name, values in drawn.items():
         assert values.dtype == name and values.shape == case.shape
@@ -116,7 +116,8 @@ def test_float64(case):
         pytest.skip("makes no float64")
     init = case.make()
     with jax.enable_x64(True):
-        values = init(KEY, case.shape, np.float64)
+        draw = jax.jit(lambda key: init(key, case.shape, np.float64), compiler_options=QUICK)
+        values = draw(KEY)
         default = jax.eval_shape(lambda: init(KEY, case.shape)).dtype
     assert values.dtype == np.float64 and within(values, case, np.float64)
     assert default == (np.float64 if init.dtype is None else init.dtype)
@@ -128,7 +129,9 @@ def test_moments(case):
     if case.mean is None:
         pytest.skip("the row states no moments")
     keys = jax.random.split(jax.random.key(11), DRAWS)
-    values = np.asarray(jax.jit(jax.vmap(lambda key: case.make()(key, shape)))(keys), np.float64)
+    init = case.make()
+    draws = jax.jit(jax.vmap(lambda key: init(key, shape)), compiler_options=QUICK)
+    values = np.asarray(draws(keys), np.float64)
     offset = values - case.moment("mean", shape)
     variance = case.moment("variance", shape)
     by_draw = [offset] if variance is None else [offset, offset**2 - variance]

@@ -92,7 +92,7 @@ def shown(value: Any) -> str:
     name = getattr(value, "__name__", None)
     if name is None:
         return repr(value)
-    for module in (jax.random, jnp, np):
+    for module in (jax.random, jax.nn.initializers, jnp, np):
         if getattr(module, name, None) is value:
             return f"{module.__name__}.{name}"
     return getattr(value, "__qualname__", name)

@@ -1,5 +1,6 @@
 """The truncated normal, and its moments."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -148,12 +149,17 @@ def moments(lower: float, upper: float) -> tuple[float, float, float]:
     p = min(max(0.0, lower), upper)
     reach = 80 / (math.hypot(p, math.sqrt(80)) + abs(p))  # density 4e-18 of that at p
     low, high = max(lower - p, -reach), min(upper - p, reach)
-    nodes, weights = np.polynomial.legendre.leggauss(200)
+    nodes, weights = _quadrature()
     y = low + (high - low) * (nodes + 1) / 2
     mass = weights * np.exp(-y * (y + 2 * p) / 2) * (high - low) / 2
     mean = (mass @ y) / mass.sum()
     spread = math.sqrt((mass @ (y - mean) ** 2) / mass.sum())
     return float(mass.sum()), float(p + mean), spread
+
+
+@functools.cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(200)
 
 
 def _scale_for(stddev: float, mean: float, lower: float, upper: float, absolute: bool) -> float:
