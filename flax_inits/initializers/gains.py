@@ -25,7 +25,8 @@ def calculate_gain(nonlinearity: str | Callable[[Any], Any], param: float | None
 
     A name gives the conventional constant: linear, conv, sigmoid 1; tanh 5/3; relu √2; leaky_relu
     √(2 / (1 + a²)); selu 3/4. A function f gives `1/√E[f(z)²]`, z ~ N(0, 1), by quadrature: with
-    kernels of standard deviation gain/√fan_in, the second moment then stays what it is.
+    kernels of standard deviation gain/√fan_in, pre-activations of second moment 1 keep it. (Where
+    `E[f(√q z)²]` grows faster than q, as for gelu and silu, a deviation still grows with depth.)
 
     Args:
         nonlinearity: a name from the table, or an elementwise function of one array.

@@ -62,7 +62,7 @@ def chrono(t_max: float, dtype: DType = None) -> Draw:
     """Biases of a fused LSTM for memories of up to `t_max` steps.
 
     b_f = `log U(1, t_max - 1)`, b_i = -b_f, b_g = b_o = 0, in the order i, f, g, o. The time that
-    a cell remembers, `1 / (1 - σ(b_f))`, is then spread up to `t_max`.
+    a cell remembers, `1 / (1 - σ(b_f))`, is then uniform between 2 and `t_max` steps.
 
     Args:
         t_max: the longest dependency, in steps; above 2.
