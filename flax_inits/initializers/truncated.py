@@ -2,10 +2,11 @@
 
 import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr
+from jax.scipy.special import ndtri
 
 from .. import _bits
 from .._types import Array, DType, Key
@@ -15,6 +16,8 @@ from ._rounding import clip, round_inwards
 
 # erf at more than 1.15 is too close to 1 for a float32 draw between it and 1 to stay below 1.
 TAIL = 1.0
+# Up to here, Q(z) times the smallest draw does not underflow.
+INVERTIBLE = {"float32": 10.0, "float64": 30.0}
 # Beyond, float32 cannot tell the values of the tail apart.
 FARTHEST = 1000.0
 
@@ -35,7 +38,7 @@ def truncated_normal(
         w ~ N(mean, s^2) given lower <= w <= upper                      (bounds="absolute")
 
     with s = `stddev`; with `correct_std`, s is such that the values' own standard deviation is
-    `stddev`. Far tails are sampled by inverting the logarithm of the survival function.
+    `stddev`. Tails are sampled by inverting the survival function.
 
     Args:
       stddev: the standard deviation s before truncation, or of the values (`correct_std`).
@@ -124,20 +127,32 @@ def standard(key: Key, shape: tuple, dtype: np.dtype, lower: float, upper: float
 
 
 def _tail(key: Key, shape: tuple, dtype: np.dtype, lower: float, upper: float) -> Array:
-    """Inverts log Q(z) = log Q(lower) - t, Q(z) = P(Z > z), by Newton's method.
-
-    The exponential tail of z^2 starts it to the right of the root, where Newton's method on this
-    concave function converges from one side: three steps leave rounding errors only.
-    """
+    """Inverts the survival function Q: Q(z) = Q(lower) (1 - share u), with a uniform u."""
     share = moments(lower, upper)[0] / moments(lower, np.inf)[0]
-    t = -jnp.log1p(-share * _bits.uniform(key, shape, dtype, 0.0, 1.0))
-    start = log_ndtr(jnp.asarray(-lower, dtype))
-    z = jnp.sqrt(lower * lower + 2 * t)
-    for _ in range(3):
-        log_q = log_ndtr(-z)
-        hazard = jnp.exp(-0.5 * z * z - 0.5 * math.log(2 * math.pi) - log_q)
-        z = z + (log_q - start + t) / hazard
+    left = 1 - share * _bits.uniform(key, shape, dtype, 0.0, 1.0)
+    if lower <= INVERTIBLE[np.dtype(dtype).name]:
+        z = -ndtri(0.5 * math.erfc(lower / math.sqrt(2)) * left)
+    else:
+        z = _far_tail(left, lower)
     return clip(z, *round_inwards(lower, upper, dtype))
+
+
+def _far_tail(left: Array, lower: float) -> Array:
+    """The z whose Q(z) is `left` of Q(lower), where Q itself would underflow.
+
+    Q(z) = exp(-z^2/2) m(z) / sqrt(2 pi); z^2 = lower^2 - 2 log(left) + 2 log(m(z) / m(lower))
+    contracts by 1/z^2 in each step, and Mills' ratio m is z^-1 - z^-3 + 3 z^-5 - 15 z^-7 + ...
+    """
+    squared = lower * lower - 2 * jnp.log(left)
+
+    def series(inverse: Any) -> Any:
+        return 1 + inverse * (-1 + inverse * (3 + inverse * (-15 + inverse * 105)))
+
+    whole = 2 * math.log(series(lower**-2) / lower)
+    z2 = squared
+    for _ in range(4):
+        z2 = squared - jnp.log(z2) + 2 * jnp.log(series(1 / z2)) - whole
+    return jnp.sqrt(z2)
 
 
 def moments(lower: float, upper: float) -> tuple[float, float, float]:
