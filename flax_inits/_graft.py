@@ -3,11 +3,15 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from ._errors import did_you_mean
-from ._leaves import check_leaf_alive, dtype_of, sharding_of
+from ._call import tracing
+from ._keys import is_key_dtype
+from ._leaves import check_usable, dtype_of, laid_out, on_device, place_of
 from ._paths import describe, flatten, nothing_selected, resolve, show
+from ._rules import cast, missing
 from ._types import Path, PyTree, Where
 
 
@@ -41,8 +45,10 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
     for path, leaf, use in zip(paths, leaves, chosen, strict=True):
         if use:
             _check(path, leaf, given, describe(where))
+            check_usable(path, leaf, describe(where), alive=False)
+            check_usable(path, given[path], "The donor, of which " + describe(where))
     grafted = [
-        _copied(given[path], leaf) if use else leaf
+        _copied(path, given[path], leaf) if use else leaf
         for path, leaf, use in zip(paths, leaves, chosen, strict=True)
     ]
     return treedef.unflatten(grafted)
@@ -51,27 +57,40 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
 def _check(path: Path, leaf: Any, given: dict[Path, Any], by: str) -> None:
     name = show(path)
     if path not in given:
-        hint = did_you_mean(name, map(show, given))
-        raise ValueError(f"The donor has no leaf at {name!r}, which {by} selects.{hint}")
-    donated = given[path]
-    if np.shape(donated) != np.shape(leaf):
+        raise ValueError(
+            f"The donor has no leaf at {name!r}, which {by} selects.{missing(given, path)}"
+        )
+    donated, shape = given[path], np.shape(leaf)
+    if np.shape(donated) != shape:
         raise ValueError(
             f"The donor's {name!r} has shape {np.shape(donated)}, but the tree holds shape "
-            f"{np.shape(leaf)} there; select only leaves of equal shape."
+            f"{shape} there; select only leaves of equal shape."
         )
+    if isinstance(donated, jax.ShapeDtypeStruct):
+        raise ValueError(f"The donor's {name!r} is abstract: it has no values to copy.")
     if dtype_of(donated) != dtype_of(leaf):
         raise ValueError(
             f"The donor's {name!r} is {dtype_of(donated)}, but the tree holds {dtype_of(leaf)} "
-            f"there; cast the donor first, for example by jax.tree.map."
+            "there; cast the donor first, for example by jax.tree.map."
         )
-    check_leaf_alive(path, donated, "The donor")
 
 
-def _copied(donated: Any, leaf: Any) -> Any:
-    if isinstance(donated, jax.core.Tracer):
-        return donated
-    sharding = sharding_of(leaf)
-    if isinstance(donated, jax.Array) and sharding in (None, donated.sharding):
-        copied = donated.copy()
-        return copied if sharding is None else jax.device_put(copied, sharding)
-    return jax.device_put(donated, sharding, may_alias=False)
+def _copied(path: Path, donated: Any, leaf: Any) -> Any:
+    if isinstance(donated, Tracer) or tracing():
+        return laid_out(cast(donated, leaf), leaf)
+    place = place_of(path, leaf)
+    with on_device(place.device):
+        if isinstance(donated, jax.Array) and (place.sharding or not donated.committed):
+            copied = donated.copy()
+        else:  # Only what comes from the host is free of the device that it was committed to.
+            copied = jnp.array(_on_host(donated))
+        if place.sharding is not None and copied.sharding != place.sharding:
+            copied = jax.device_put(copied, place.sharding)
+        return cast(copied, leaf)
+
+
+def _on_host(donated: Any) -> Any:
+    if not is_key_dtype(dtype_of(donated)):
+        return np.asarray(donated)
+    data: Any = np.asarray(jax.random.key_data(donated))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(donated))

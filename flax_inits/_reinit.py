@@ -1,24 +1,21 @@
 """Surgery: new values for chosen leaves of a tree, everything else as it was."""
 
-import functools
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.core import Tracer
 
 from . import _bits
-from ._call import configuration, tracing
-from ._errors import did_you_mean, noted
-from ._execute import Task, execute
-from ._jaxpr import trace
-from ._keys import Deriver, Words, is_key_dtype
-from ._leaves import check_leaf, dtype_of, free, is_weak, sharding_of
-from ._paths import describe, flatten, nothing_selected, path_hash, resolve, show
-from ._recipe import Job, plan
-from ._rules import assign, by_path, is_where, like, note, parsed
-from ._trace import compute
+from ._call import tracing
+from ._leaves import check_leaf, check_usable, dtype_of, free, laid_out, place_of
+from ._paths import describe, flatten, resolve, show
+from ._reach import with_rules
+from ._replicas import check_replicas
+from ._rules import assign, by_path, can_cast, cast, is_where, missing, no_leaf, parsed
+from ._trace import Inline, Wish, compute, draw
 from ._types import Array, Key, Path, PyTree, Rules, Where
 
 
@@ -54,9 +51,10 @@ def reinit(
         leaves are the same objects. `params` itself is never changed.
 
     Raises:
-        ValueError: a rule selects nothing or is shadowed by an earlier one; a selected leaf is an
-            integer, a PRNG key or a deleted array; an initializer or `init_fn` gives another shape;
-            `init_fn` lacks a selected path.
+        ValueError: a rule selects nothing or is shadowed by an earlier one; a rule selects an
+            integer, a PRNG key or `None`; a selected array was deleted; an initializer or `init_fn`
+            gives another shape; `init_fn` lacks a selected path; params that `pmap` replicated
+            would diverge (use `replicated(init)`).
         TypeError: an initializer is not callable, or `key` is no PRNG key.
 
     >>> import flax_inits, jax, jax.numpy as jnp
@@ -68,150 +66,138 @@ def reinit(
     True
     """
     _bits.check_key(key)
-    paths, leaves, treedef = flatten(params)
+    tree = _Tree(params, *flatten(params)[:2])
     if init_fn is None:
-        new = _by_rules(key, params, rules, allow_unmatched)
-    elif is_where(rules):
-        new = _by_init_fn(key, params, rules, init_fn, allow_unmatched)
+        new = _by_rules(key, tree, rules, allow_unmatched)
     else:
-        new = _through_model(key, params, rules, init_fn, allow_unmatched)
+        new = _by_init_fn(key, tree, rules, init_fn, allow_unmatched)
+    kept = [leaf for i, leaf in enumerate(tree.leaves) if i not in new]
     if donate:
-        free([leaves[i] for i in new], [leaf for i, leaf in enumerate(leaves) if i not in new])
-    return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(leaves)])
+        free((tree.leaves[i] for i in new), (*kept, *new.values()))
+    treedef = jax.tree.structure(params)
+    return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(tree.leaves)])
+
+
+class _Tree(NamedTuple):
+    """The params with what is read off them once."""
+
+    whole: PyTree
+    paths: list[Path]
+    leaves: list[Any]
 
 
 def _by_rules(
-    key: Key, params: PyTree, rules: Rules | Where, allow_unmatched: bool
+    key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
 ) -> dict[int, Array]:
     if is_where(rules):
-        raise TypeError(
-            f"{describe(rules)} says which leaves, but not what they get: give rules such as "
-            f"{{where: flax_inits.normal(0.02)}}, or init_fn=lambda key: model.init(key, x)."
+        raise TypeError(_no_initializers(rules))
+    chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
+    for i, rule in chosen.items():
+        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+    if not tracing() and not isinstance(key, Tracer):
+        wishes = {}
+        for i, rule in chosen.items():
+            path, leaf = tree.paths[i], tree.leaves[i]
+            wishes[i] = Wish(path, leaf, rule, place_of(path, leaf))
+        with contextlib.suppress(Inline):
+            new = draw(key, wishes)
+            check_replicas(tree.paths, tree.leaves, chosen, new)
+            return new
+    return {
+        i: laid_out(by_path(key, tree.paths[i], tree.leaves[i], rule), tree.leaves[i])
+        for i, rule in chosen.items()
+    }
+
+
+def _no_initializers(rules: Any) -> str:
+    if rules is None:
+        return "reinit needs rules, {where: initializer}, or a single where with init_fn; got None."
+    if isinstance(rules, tuple) and len(rules) == 2 and callable(rules[1]):
+        return (
+            f"One rule is written {{where: initializer}} or [(where, initializer)]; got {rules!r}."
         )
-    paths, leaves, _ = flatten(params)
-    chosen = assign(parsed(rules), paths, leaves, params, allow_unmatched)
-    for i, rule in chosen.items():
-        check_leaf(paths[i], leaves[i], f"The rule for {describe(rule.where)}")
-    if tracing() or any(isinstance(x, jax.core.Tracer) for x in (key, *leaves)):
-        return {i: by_path(key, paths[i], leaves[i], rule) for i, rule in chosen.items()}
-    tasks = []
-    for i, rule in chosen.items():
-        with noted(note(paths[i], rule)):
-            tasks.append(_task(key, i, paths[i], leaves[i], rule.init))
-    return execute(tasks)
-
-
-def leaf_key(key: Key, path: Path) -> Any:
-    """`fold_in(key, h)` for a leaf's path, on the host where that is possible."""
-    if isinstance(key, jax.core.Tracer) or not _bits.is_threefry(key):
-        return jax.random.fold_in(key, path_hash(path))
-    words = np.array(_bits.fold_in_words(_bits.key_words(key), path_hash(path)), np.uint32)
-    return Words(words) if is_key_dtype(key.dtype) else words
-
-
-def _task(key: Key, position: int, path: Path, leaf: Any, init: Callable[..., Array]) -> Task:
-    folded = leaf_key(key, path)
-    struct = jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf), weak_type=is_weak(leaf))
-    arguments = (struct, sharding_of(leaf), key.shape, key.dtype, configuration())
-    try:
-        hash(init)
-    except TypeError:
-        job = _job(init, *arguments)
-    else:
-        job = _known_job(init, *arguments)
-    return job._replace(positions=(position,)), Deriver([folded])
-
-
-def _job(
-    init: Callable[..., Array],
-    struct: jax.ShapeDtypeStruct,
-    sharding: Sharding | None,
-    key_shape: tuple,
-    key_dtype: Any,
-    configuration: tuple,
-) -> Job:
-    def values(key: Key) -> Array:
-        return like(init(key, struct.shape, struct.dtype), struct, init)
-
-    traced = trace(values, jax.ShapeDtypeStruct(key_shape, key_dtype))
-    (job,) = plan(traced, {0: sharding})
-    return job
-
-
-_known_job = functools.lru_cache(maxsize=1024)(_job)
+    return (
+        f"{describe(rules)} says which leaves, but not what they get: give rules such as "
+        "{where: flax_inits.normal(0.02)}, or init_fn=lambda key: model.init(key, x)."
+    )
 
 
 def _by_init_fn(
     key: Key,
-    params: PyTree,
-    where: Where,
+    tree: _Tree,
+    rules: Rules | Where,
     init_fn: Callable[[Key], PyTree],
     allow_unmatched: bool,
 ) -> dict[int, Array]:
-    paths, leaves, _ = flatten(params)
-    chosen, idle = resolve(where, paths, leaves, params)
-    if not any(chosen) or (idle and not allow_unmatched):
-        raise nothing_selected(idle[0] if idle else where, paths)
-    wanted = [i for i, use in enumerate(chosen) if use]
-    for i in wanted:
-        check_leaf(paths[i], leaves[i], describe(where))
-    return _computed(key, paths, leaves, wanted, init_fn)
+    """The chosen leaves of `init_fn(key)`; nothing else of it is computed."""
+    if not callable(init_fn):
+        raise TypeError(f"init_fn must be a callable key -> tree, got {init_fn!r}.")
+    if is_where(rules):
+        chosen = _chosen(tree, rules, allow_unmatched)
+    else:
+        chosen, init_fn = _through_model(tree, rules, init_fn, allow_unmatched)
+
+    def values(key: Key) -> list[Array]:
+        found = dict(zip(*flatten(init_fn(key))[:2], strict=True))
+        return [_picked(found, tree.paths[i], tree.leaves[i]) for i in chosen]
+
+    if not tracing() and not isinstance(key, Tracer):
+        places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
+        with contextlib.suppress(Inline):
+            made = compute(values, key, dict(enumerate(places)))
+            return {i: made[place] for place, i in enumerate(chosen)}
+    return {i: laid_out(v, tree.leaves[i]) for i, v in zip(chosen, values(key), strict=True)}
+
+
+def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> list[int]:
+    uses, idle = resolve(where, tree.paths, tree.leaves, tree.whole)
+    if not any(uses) or (idle and not allow_unmatched):
+        raise no_leaf(idle[0] if idle else where, tree.paths, tree.whole)
+    chosen = [i for i, use in enumerate(uses) if use]
+    for i in chosen:
+        check_usable(tree.paths[i], tree.leaves[i], describe(where))
+    return chosen
 
 
 def _through_model(
-    key: Key,
-    params: PyTree,
-    rules: Rules,
-    init_fn: Callable[[Key], PyTree],
-    allow_unmatched: bool,
-) -> dict[int, Array]:
+    tree: _Tree, rules: Rules, init_fn: Callable[[Key], PyTree], allow_unmatched: bool
+) -> tuple[list[int], Callable[[Key], PyTree]]:
     """Rules that the model itself applies, with the shapes and keys that it initializes."""
-    paths, leaves, _ = flatten(params)
-    chosen = assign(parsed(rules), paths, leaves, params, allow_unmatched)
+    chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
     won: dict[int, tuple[Any, set[Path]]] = {}
     for i, rule in chosen.items():
-        check_leaf(paths[i], leaves[i], f"The rule for {describe(rule.where)}")
-        won.setdefault(id(rule), (rule, set()))[1].add(paths[i])
-    exact = [(lambda path, leaf, of=of: path in of, rule.init) for rule, of in won.values()]
-    from ._reach import with_rules
-
-    reached = with_rules(init_fn, exact, allow_unmatched=True)
-    return _computed(key, paths, leaves, list(chosen), reached)
+        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+        won.setdefault(id(rule), (rule, set()))[1].add(tree.paths[i])
+    exact = [(_exactly(paths, rule.where), rule.init) for rule, paths in won.values()]
+    return list(chosen), with_rules(init_fn, exact, allow_unmatched=True)
 
 
-def _computed(
-    key: Key,
-    paths: list[Path],
-    leaves: list[Any],
-    wanted: list[int],
-    init_fn: Callable[[Key], PyTree],
-) -> dict[int, Array]:
-    """The wanted leaves of `init_fn(key)`; nothing else of it is computed."""
-    if not callable(init_fn):
-        raise TypeError(f"init_fn must be a callable key -> tree, got {init_fn!r}.")
+def _exactly(chosen: set[Path], where: Where) -> Where:
+    """A `where` for these paths, which messages show as the one that the user gave."""
 
-    def values(key: Key) -> list[Array]:
-        return _picked(init_fn(key), [paths[i] for i in wanted], [leaves[i] for i in wanted])
+    def chooses(path: Path, leaf: Any) -> bool:
+        return path in chosen
 
-    if tracing() or any(isinstance(x, jax.core.Tracer) for x in (key, *leaves)):
-        return dict(zip(wanted, values(key), strict=True))
-    shardings = {place: sharding_of(leaves[i]) for place, i in enumerate(wanted)}
-    made = compute(values, (key,), shardings)
-    return {i: made[place] for place, i in enumerate(wanted)}
+    chooses.__qualname__ = describe(where)
+    return chooses
 
 
-def _picked(tree: PyTree, wanted: list[Path], leaves: list[Any]) -> list[Array]:
-    """The wanted leaves of what `init_fn` made, each like the leaf that it replaces."""
-    found = dict(zip(*flatten(tree)[:2], strict=True))
-    picked = []
-    for path, leaf in zip(wanted, leaves, strict=True):
-        if path not in found:
-            hint = did_you_mean(show(path), map(show, found))
-            raise ValueError(f"init_fn makes no leaf at {show(path)!r}, which is selected.{hint}")
-        if np.shape(found[path]) != np.shape(leaf):
-            raise ValueError(
-                f"init_fn makes {show(path)!r} with shape {np.shape(found[path])}, but the tree "
-                f"holds shape {np.shape(leaf)} there; select only leaves of equal shape."
-            )
-        picked.append(like(found[path], leaf, "init_fn"))
-    return picked
+def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:
+    """The leaf at a path of what `init_fn` made, like the leaf that it replaces."""
+    name = show(path)
+    if path not in found:
+        raise ValueError(
+            f"init_fn makes no leaf at {name!r}, which is selected.{missing(found, path)}"
+        )
+    made, shape, dtype = found[path], np.shape(leaf), dtype_of(leaf)
+    if np.shape(made) != shape:
+        raise ValueError(
+            f"init_fn makes {name!r} with shape {np.shape(made)}, but the tree holds shape "
+            f"{shape} there; select only leaves of equal shape."
+        )
+    if not can_cast(dtype_of(made), dtype):
+        raise ValueError(
+            f"init_fn makes {name!r} as {dtype_of(made)}, but the tree holds {dtype} there, which "
+            "cannot hold it."
+        )
+    return cast(made, leaf)

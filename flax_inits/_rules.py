@@ -1,15 +1,16 @@
 """Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._errors import noted
+from ._errors import did_you_mean, noted
 from ._leaves import dtype_of, is_weak
-from ._paths import describe, nothing_selected, path_hash, resolve, show
+from ._paths import describe, flatten, nothing_selected, path_hash, resolve, show
 from ._types import Array, Key, Path, PyTree, Rules, Where
 
 
@@ -23,11 +24,25 @@ class Rule(NamedTuple):
 def is_where(rules: Rules | Where) -> bool:
     """Whether `rules` is a single `where`: a list of non-tuples, a tree of bools, a pattern..."""
     if isinstance(rules, Mapping):
-        leaves = jax.tree.leaves(dict(rules), is_leaf=callable)
-        return bool(leaves) and all(isinstance(leaf, bool | np.bool_) for leaf in leaves)
-    if isinstance(rules, list | tuple):
-        return bool(rules) and not all(isinstance(rule, tuple) for rule in rules)
+        return _is_mask(rules)
+    if isinstance(rules, list | tuple) and all(isinstance(rule, tuple) for rule in rules):
+        return _is_mask(rules)
     return True
+
+
+def _is_mask(tree: PyTree) -> bool:
+    leaves = list(_mask_leaves(tree))
+    return bool(leaves) and all(
+        isinstance(leaf, bool)
+        or (getattr(leaf, "dtype", None) == np.bool_ and np.shape(leaf) == ())
+        for leaf in leaves
+    )
+
+
+def _mask_leaves(tree: PyTree) -> Iterator[Any]:
+    # Not jax.tree.leaves of the whole: the keys of rules may be patterns that have no order.
+    for value in tree.values() if isinstance(tree, Mapping) else tree:
+        yield from jax.tree.leaves(value)
 
 
 def parsed(rules: Rules) -> list[Rule]:
@@ -38,14 +53,28 @@ def parsed(rules: Rules) -> list[Rule]:
     for pair in pairs:
         if len(pair) != 2:
             raise ValueError(f"A rule is a pair (where, initializer), got {pair!r}.")
-        where, init = pair
-        if not callable(init):
-            wanted = f"flax_inits.constant({init!r})" if isinstance(init, int | float) else "..."
-            raise TypeError(
-                f"The rule for {describe(where)} has {init!r} where an initializer must be: a "
-                f"callable (key, shape, dtype) -> array, such as {wanted}."
-            )
+        _check_initializer(*pair)
     return [Rule(*pair) for pair in pairs]
+
+
+def _check_initializer(where: Where, init: Any) -> None:
+    has = f"The rule for {describe(where)} has"
+    if getattr(init, "is_factory", False):
+        name = init.__name__
+        raise TypeError(
+            f"{has} the factory {name} where an initializer must be: write {name}(...)."
+        )
+    if callable(init):
+        return
+    if isinstance(init, Mapping) and init and isinstance(where, str):
+        inner = f"{where}/{next(iter(init))}"
+        raise TypeError(f"{has} a mapping, but rules do not nest: write {{{inner!r}: ...}}.")
+    number = isinstance(init, int | float)
+    such_as = f"flax_inits.constant({init})" if number else "flax_inits.normal(0.02)"
+    raise TypeError(
+        f"{has} {init!r} where an initializer must be: a callable (key, shape, dtype) -> array, "
+        f"such as {such_as}."
+    )
 
 
 def assign(
@@ -60,13 +89,26 @@ def assign(
     for number, rule in enumerate(rules):
         chosen, idle = resolve(rule.where, paths, leaves, tree)
         if idle and not allow_unmatched:
-            raise nothing_selected(idle[0], paths)
+            raise no_leaf(idle[0], paths, tree)
         won = [i for i, use in enumerate(chosen) if use and winners.setdefault(i, number) == number]
         if not won and not allow_unmatched:
             raise _shadowed(rule, [rules[winners[i]] for i, use in enumerate(chosen) if use])
     if not winners:
-        raise nothing_selected([rule.where for rule in rules], paths)
+        raise no_leaf([rule.where for rule in rules], paths, tree)
     return {i: rules[number] for i, number in sorted(winners.items())}
+
+
+def no_leaf(where: Where, paths: Sequence[Path], tree: PyTree) -> ValueError:
+    """The error for a `where` that selects nothing, or nothing but `None`."""
+    holes = flatten(jax.tree.map(lambda leaf: leaf is None, tree, is_leaf=lambda x: x is None))
+    empty = [path for path, is_none in zip(*holes[:2], strict=True) if is_none]
+    if isinstance(where, str) and any(verdicts := resolve(where, empty, empty, None)[0]):
+        name = show(empty[verdicts.index(True)])
+        return ValueError(
+            f"{describe(where)} selects {name!r}, which no initializer can make: it holds None. "
+            "Give it an array, or leave it out of the rule."
+        )
+    return nothing_selected(where, paths)
 
 
 def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:
@@ -90,18 +132,61 @@ def by_path(key: Key, path: Path, leaf: Any, rule: Rule) -> Array:
 
 
 def like(values: Any, leaf: Any, source: Any) -> Array:
-    """An initializer's result as a leaf: out of its box, checked, in the leaf's dtype."""
-    arrays = jax.tree.leaves(values)
-    if len(arrays) != 1 or not hasattr(arrays[0], "dtype"):
-        raise ValueError(f"{source!r} must return one array, got {values!r}.")
+    """What an initializer made as a leaf: out of its box, checked, in the leaf's dtype."""
+    array = _unboxed(values, source)
     shape, dtype = np.shape(leaf), dtype_of(leaf)
-    if arrays[0].shape != shape:
+    if np.shape(array) != shape:
         raise ValueError(
-            f"{source!r} returned shape {arrays[0].shape} where {shape} was asked for; an "
+            f"{source!r} returned shape {np.shape(array)} where {shape} was asked for; an "
             "initializer returns an array of the shape that it is called with."
         )
-    cast = lax.convert_element_type(arrays[0], dtype)
-    if not is_weak(leaf):
-        return cast
+    if not can_cast(dtype_of(array), dtype):
+        raise ValueError(
+            f"{source!r} returned {dtype_of(array)} where {dtype} was asked for, which cannot "
+            "hold it."
+        )
+    return cast(array, leaf)
+
+
+def _unboxed(values: Any, source: Any) -> Any:
+    names, arrays, _ = flatten(values)
+    # What nnx.with_partitioning makes is a box but no pytree.
+    array = getattr(arrays[0], "raw_value", arrays[0]) if names == [()] else None
+    if isinstance(array, bool | int | float | complex) or hasattr(array, "dtype"):
+        return array
+    hint = " Is it a factory, to be called once more?" if callable(array) else ""
+    raise ValueError(f"{source!r} must return one array, got {values!r}.{hint}")
+
+
+_KINDS = (jnp.complexfloating, jnp.floating, jnp.integer, jnp.bool_)
+
+
+def can_cast(given: Any, wanted: Any) -> bool:
+    """Whether a leaf of one dtype can take values of another: floats take integers, not back."""
+    if given == wanted:
+        return True
+    ranks = [
+        [i for i, kind in enumerate(_KINDS) if jnp.issubdtype(dtype, kind)]
+        for dtype in (given, wanted)
+    ]
+    return all(ranks) and ranks[1][0] <= min(1, ranks[0][0])
+
+
+def cast(values: Any, leaf: Any) -> Array:
+    """`values` in a leaf's dtype, weakly typed where the leaf is."""
+    dtype, weak = dtype_of(leaf), is_weak(leaf)
+    if isinstance(values, jax.Array) and (values.dtype, is_weak(values)) == (dtype, weak):
+        return values
+    strong = lax.convert_element_type(values, dtype)
+    if not weak:
+        return strong
     # No public cast makes a weakly typed array; keeping the type spares the caller a retrace.
-    return lax.convert_element_type_p.bind(cast, new_dtype=dtype, weak_type=True, sharding=None)
+    return lax.convert_element_type_p.bind(strong, new_dtype=dtype, weak_type=True, sharding=None)
+
+
+def missing(found: Mapping[Path, Any], path: Path) -> str:
+    """A sentence on where else a tree may have the leaf that it lacks at `path`."""
+    outer = next((other[0] for other in found if other[1:] == path), None)
+    if outer is not None:
+        return f" It has {show((outer, *path))!r}: give its [{outer!r}]."
+    return did_you_mean(show(path), map(show, found))

@@ -20,7 +20,7 @@ LAYERS = (
     ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves"),
     ("_jaxpr", "_signature", "_keys", "_pool", "_recipe", "_execute", "_progress", "_call")
     + ("initializers",),
-    ("_trace", "_modules", "_rules", "_reach", "_reinit", "_graft", "_optimizer", "_recycle"),
+    ("_trace", "_modules", "_rules", "_replicas", "_reach", "_reinit", "_graft", "_optimizer", "_recycle"),
     ("_plan", "_init", "_schemes"),
     ("_report", "_signal"),
     ("",),
