@@ -237,7 +237,12 @@ def measure_torch(layers, width, vocabulary):
         for _ in range(layers)
     ]
     model = nn.ModuleList(
-        [nn.Embedding(vocabulary, width), *blocks, nn.LayerNorm(width), nn.Linear(width, vocabulary)]
+        [
+            nn.Embedding(vocabulary, width),
+            *blocks,
+            nn.LayerNorm(width),
+            nn.Linear(width, vocabulary),
+        ]
     )
     total = time.perf_counter() - begun
     assert torch.is_tensor(next(model.parameters()))

@@ -156,9 +156,10 @@ def _compilers(runs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
 
 
 def _known(job: Job, deriver: Deriver) -> Array:
-    (value,) = job.recipe.outputs
+    (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
     if job.recipe.fill is not None:
-        return jax.device_put(np.full(value.aval.shape, job.recipe.fill))
+        filled = np.full(value.aval.shape, job.recipe.fill)
+        return jax.device_put(filled, sharding, may_alias=False)
     source = deriver.raw(job.given[0]) if isinstance(value, Input) else value.value
     return jax.device_put(source)
 
@@ -169,39 +170,39 @@ def _run_each(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
 
 
 def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
-    """Fills runs of `run.rows` rows, one ahead of what is copied out of them."""
+    """Cuts leaves out of runs of rows, through one staging buffer."""
     spread = [_pool.rows(job.recipe.form, deriver) for job, deriver in run.tasks]
     columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
-    starts = range(0, len(columns[0]), run.rows)
-    outputs = (
-        compiled(*(_padded(column[start : start + run.rows], run.rows) for column in columns))
-        for start in starts
-    )
-    ahead = collections.deque(maxlen=2)
-    ahead.extend(next(outputs, None) for _ in range(2))
-    place = 0
+    blocks = _blocks(compiled, columns, run.rows)
+    block, place = next(blocks), 0
+    largest = max(job.recipe.outputs[0].aval.size for job, _ in run.tasks)
+    staging = np.empty(largest, block.dtype)
     for (job, _), part in zip(run.tasks, spread, strict=True):
-        pieces, left = [], len(part.words)
-        while left:
-            block = np.asarray(ahead[0])
-            take = min(left, run.rows - place)
-            pieces.append(block[place : place + take])
-            left, place = left - take, place + take
+        (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
+        flat, taken = staging[: value.aval.size], 0
+        while taken < len(part.words):
             if place == run.rows:
-                ahead.append(next(outputs, None))
-                place = 0
-        yield job, [_owned(job, pieces)]
+                block, place = next(blocks), 0
+            take = min(len(part.words) - taken, run.rows - place)
+            _pool.copy_rows(job.recipe.form, block[place : place + take], taken, flat)
+            taken, place = taken + take, place + take
+        # A copy that owns its memory, so that donating it later reuses it.
+        leaf = jax.device_put(flat.reshape(value.aval.shape), sharding, may_alias=False)
+        yield job, [leaf.block_until_ready()]
+
+
+def _blocks(compiled: Any, columns: Sequence[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """All runs in order, one computed ahead of the one in use."""
+    ahead: Any = None
+    for start in range(0, len(columns[0]), rows):
+        run = compiled(*(_padded(column[start : start + rows], rows) for column in columns))
+        if ahead is not None:
+            yield np.asarray(ahead)
+        ahead = run
+    yield np.asarray(ahead)
 
 
 def _padded(column: np.ndarray, rows: int) -> np.ndarray:
     if len(column) == rows:
         return column
     return np.concatenate([column, np.zeros((rows - len(column), *column.shape[1:]), column.dtype)])
-
-
-def _owned(job: Job, pieces: list[np.ndarray]) -> Array:
-    """A copy that owns its memory, so that donating it later reuses it."""
-    form, (value,) = job.recipe.form, job.recipe.outputs
-    assert form is not None
-    flat = _pool.gather(form, pieces)
-    return jax.device_put(flat.reshape(value.aval.shape), may_alias=False)

@@ -57,7 +57,7 @@ class Constant:
 class Node:
     """One equation: a primitive applied to values."""
 
-    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin")
+    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin", "folded")
 
     def __init__(self, equation: Any, inputs: Sequence, origin: str | None):
         self.primitive, self.params = equation.primitive, equation.params
@@ -65,6 +65,8 @@ class Node:
         self.avals = tuple(var.aval for var in equation.outvars)
         self.origin = origin or equation.params.get("name")
         """The outermost jitted function that it is part of; only for people to read."""
+        self.folded: tuple[Any] | None = None
+        """What a later pass found the first output to be, if that is one known number."""
 
 
 class Output(NamedTuple):
@@ -238,14 +240,13 @@ def vectorized(scan: Output) -> Value | None:
         0 if len(value.aval.shape) == len(var.aval.shape) + 1 else None
         for value, var in zip(node.inputs, body.invars, strict=True)
     ]
-    if 0 not in axes:
-        return None
+    length = scan.aval.shape[0]
 
     def step(*arguments: Any) -> Any:
         return _recompute(body, constants, arguments, True)[scan.index]
 
     structs = [_struct(value.aval) for value in node.inputs]
-    closed = jax.make_jaxpr(jax.vmap(step, in_axes=axes))(*structs)
+    closed = jax.make_jaxpr(jax.vmap(step, in_axes=axes, axis_size=length))(*structs)
     return flatten(*_opened(closed), node.inputs)[0]
 
 

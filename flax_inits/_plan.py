@@ -148,8 +148,11 @@ def name_of(value: Value, fill: Any = None) -> str:
         return {0: "zeros", 1: "ones"}.get(fill.item(), f"constant({fill.item():g})")
     if isinstance(value, Input):
         return "argument"
-    names = [name for node in order([value], lambda value: False) if (name := _name(node))]
-    return " → ".join(dict.fromkeys(names)) or "computed"
+    nodes = order([value], lambda value: False)
+    names = list(dict.fromkeys(name for node in nodes if (name := _name(node))))
+    if names == ["uniform"] and any(node.primitive.name == "erf_inv" for node in nodes):
+        return "normal"  # Some versions of JAX draw normals by a jitted uniform.
+    return " → ".join(names) or "computed"
 
 
 def _name(node: Node) -> str:

@@ -7,16 +7,14 @@ is the program.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from . import _bits
-from ._jaxpr import Constant, Input, Node, Output, Value, bind, inner_jaxprs, order, vectorized
+from ._jaxpr import Constant, Input, Node, Output, Value, bind, inner_jaxprs, order
 from ._keys import Derivation, Deriver, is_threefry_dtype
 from ._signature import Signer
 from ._types import Token
@@ -55,9 +53,6 @@ class Form(NamedTuple):
 
 def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
     """`value` as rows, or None if it is not one draw per element and elementwise operations."""
-    if isinstance(value, Output) and value.node.primitive.name == "scan":
-        batched = vectorized(value)
-        return None if batched is None else match(batched, derivation, signer)
     if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
         return None
     graph = _Graph(value, derivation)
@@ -74,7 +69,7 @@ def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
 
 def is_constant(value: Value) -> Any:
     """The NumPy scalar that fills `value`, or None if it is not known without computing."""
-    folded = _fold(value) if getattr(value.aval, "weak_type", True) is False else None
+    folded = fold(value) if getattr(value.aval, "weak_type", True) is False else None
     return None if folded is None else np.asarray(folded, value.aval.dtype)
 
 
@@ -132,7 +127,7 @@ class _Graph:
         scalars = [v for v in product.node.inputs if not self.is_full(v)]
         if len(full) != 1 or self._stripped(full[0]).node.primitive.name not in _BOUNDED:
             return value, ()
-        factor = _fold(scalars[0])
+        factor = fold(scalars[0])
         return (value, ()) if factor is None else (full[0], (factor,))
 
     def _stripped(self, value: Any) -> Output:
@@ -142,28 +137,25 @@ class _Graph:
 
     def token(self, output: Value, signer: Signer) -> Token:
         """Equal for leaves that one program can make."""
-        numbers: dict[Value, int] = {key: i for i, key in enumerate(self.keys)}
+        numbers: dict[Value, Token] = {key: i for i, key in enumerate(self.keys)}
         body: list[Token] = []
 
         def name(value: Value) -> Token:
-            if isinstance(value, Constant):
-                return ("constant", signer.token(value.value), value.aval)
-            return numbers[value]
+            if value in numbers:
+                return numbers[value]
+            return ("constant", signer.token(fold(value)), value.aval.dtype)
 
-        for node in order([output], lambda value: value in self.keys):
+        for node in order([output], lambda value: value in self.keys or fold(value) is not None):
             value = Output(node, 0)
-            if node in self._full and node.primitive.name in RESHAPES:
-                numbers[value] = numbers[node.inputs[0]]
+            if node.primitive.name in RESHAPES:
+                numbers[value] = name(node.inputs[0])
                 continue
-            drop = ("shape",) if node.primitive.name == "random_bits" else ()
+            draws = node.primitive.name == "random_bits"
+            token = node.params["bit_width"] if draws else signer.params(node)
             full = node in self._full
-            params = node.params if not drop else {"bit_width": node.params["bit_width"]}
-            token = signer.params(node) if not drop else signer.token(params)
-            shape = () if full else node.avals[0].shape
-            body.append((node.primitive, token, tuple(map(name, node.inputs)), full, shape))
+            body.append((node.primitive, token, tuple(map(name, node.inputs)), full))
             numbers[value] = -len(body)
-        dtypes = tuple(key.aval.dtype for key in self.keys)
-        return (tuple(body), name(output), output.aval.dtype, dtypes)
+        return (tuple(body), name(output), output.aval.dtype)
 
 
 def _is_scalar(value: Value) -> bool:
@@ -186,17 +178,25 @@ _FOLDS = {
     "add": np.add,
     "sub": np.subtract,
     "neg": np.negative,
+    "nextafter": np.nextafter,
+    "stop_gradient": lambda x: x,
 }
 """Operations that IEEE 754 rounds exactly, so that NumPy and XLA agree."""
 
 
-def _fold(value: Value) -> Any:
+def fold(value: Value) -> Any:
     """The NumPy scalar that `value` is, or None if computing it could round differently."""
     if isinstance(value, Constant):
         return _scalar(value)
     if not isinstance(value, Output):
         return None
-    inputs = [_fold(v) for v in value.node.inputs]
+    if value.node.folded is None:
+        value.node.folded = (_fold_node(value),)
+    return value.node.folded[0]
+
+
+def _fold_node(value: Output) -> Any:
+    inputs = [fold(v) for v in value.node.inputs]
     if any(v is None for v in inputs) or not inputs:
         return None
     name, dtype = value.node.primitive.name, np.dtype(value.aval.dtype)
@@ -235,10 +235,11 @@ def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
     def read(value: Value) -> Any:
         if value in full:
             return full[value]
-        scalar = scalars[value] if value in scalars else jnp.asarray(value.value, value.aval.dtype)
-        return lax.broadcast(lax.reshape(lax.slice_in_dim(scalar.ravel(), 0, 1), ()), shape)
+        known = fold(value)
+        scalar = scalars[value].ravel()[0] if known is None else known
+        return lax.broadcast(scalar, shape)
 
-    for node in order([form.output], lambda value: value in form.keys):
+    for node in order([form.output], lambda v: v in form.keys or fold(v) is not None):
         value = Output(node, 0)
         if node.primitive.name == "random_bits":
             index = form.keys.index(node.inputs[0])
@@ -252,12 +253,17 @@ def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
                 else bind(node, [read(v) for v in node.inputs])
             )
         else:
-            arguments = [v.value if isinstance(v, Constant) else scalars[v] for v in node.inputs]
+            arguments = [scalars[v] if v in scalars else _filled(v) for v in node.inputs]
             (scalars[value],) = bind(node, arguments)
     result = full[form.output]
     return (
         lax.mul(result, lax.broadcast_in_dim(factors[:, 0], shape, (0,))) if form.lifted else result
     )
+
+
+def _filled(value: Value) -> Any:
+    """A constant scalar in the shape that its node expects."""
+    return np.full(value.aval.shape, fold(value))
 
 
 class Rows(NamedTuple):
@@ -288,17 +294,14 @@ def _factors(form: Form) -> np.ndarray:
     return np.array(form.lifted, form.output.aval.dtype)
 
 
-def gather(form: Form, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The leaf's values, flat, from its rows: views of (rows, ROW) in order."""
+def copy_rows(form: Form, block: np.ndarray, first: int, flat: np.ndarray) -> None:
+    """Copies rows `first`, `first + 1`, ... of a leaf to where they belong in its flat values."""
     count = math.ceil(form.size / ROW)
-    if len(parts) == 1 and form.segments == 1:
-        return parts[0].reshape(-1)[: form.size]
-    flat = np.empty((form.segments, form.size), parts[0].dtype)
-    place = 0
-    for part in parts:
-        for row in part:
-            segment, column = divmod(place, count)
-            target = flat[segment, column * ROW : (column + 1) * ROW]
-            target[:] = row[: len(target)]
-            place += 1
-    return flat.reshape(-1)
+    if form.segments == 1 or form.size == count * ROW:
+        target = flat[first * ROW : (first + len(block)) * ROW]
+        target[:] = block.reshape(-1)[: len(target)]
+        return
+    for number, row in enumerate(block, first):
+        segment, column = divmod(number, count)
+        start, end = column * ROW, min((column + 1) * ROW, form.size)
+        flat[segment * form.size + start : segment * form.size + end] = row[: end - start]

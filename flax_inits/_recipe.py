@@ -12,7 +12,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from . import _pool
-from ._jaxpr import Constant, Input, Node, Output, Traced, Value, evaluate, order
+from ._jaxpr import Constant, Input, Node, Output, Traced, Value, evaluate, order, vectorized
 from ._keys import Derivation, impl_of, is_key_dtype
 from ._signature import Signer
 from ._types import Token
@@ -128,11 +128,12 @@ def _job(
     derivation: Derivation,
     signer: Signer,
 ) -> Job:
-    if len(values) == 1 and shardings[0] is None:
-        fill = _pool.is_constant(values[0])
+    if len(values) == 1 and _on_host(shardings[0]):
+        value = _batched(values[0])
+        fill = _pool.is_constant(value)
         if fill is not None:
             return Job(Recipe(signer.token(fill), values, (), shardings, fill=fill), (), positions)
-        form = _pool.match(values[0], derivation, signer) if _poolable(values[0]) else None
+        form = _pool.match(value, derivation, signer) if _poolable(value) else None
         if form is not None:
             token = (form.token, *map(signer.token, form.lifted))
             return Job(Recipe(token, values, form.keys, shardings, form), form.keys, positions)
@@ -141,14 +142,28 @@ def _job(
     return Job(recipe, recipe.given, positions)
 
 
+def _batched(value: Value) -> Value:
+    """A scan without a carry as one batched computation, where there is such a form."""
+    if isinstance(value, Output) and value.node.primitive.name == "scan":
+        return vectorized(value) or value
+    return value
+
+
 def _poolable(value: Value) -> bool:
     """Whether making `value` from rows beats compiling a program for its shape."""
-    return 0 < value.aval.size <= LARGEST_POOLED and _platform() == "cpu"
+    return 0 < value.aval.size <= LARGEST_POOLED
 
 
-def _platform() -> str:
-    device = jax.config.jax_default_device
-    return getattr(device, "platform", device) or jax.default_backend()
+def _on_host(sharding: Sharding | None) -> bool:
+    """Whether the leaf lives on one CPU device, whose memory NumPy can fill."""
+    if sharding is None:
+        device = jax.config.jax_default_device
+        return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
+    (device, *others) = sharding.device_set
+    return not others and device.platform == "cpu" and sharding.memory_kind in _HOST_MEMORY
+
+
+_HOST_MEMORY = (None, "device", "unpinned_host")
 
 
 def _groups(values: Mapping[int, Value], derivation: Derivation) -> list[list[int]]:
