@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 # Arguments that make a script small enough for a test; most need none.
-ARGUMENTS = {"benchmark_bits.py": ["--side", "256", "--rounds", "1"]}
+ARGUMENTS = {
+    "benchmark_bits.py": ["--side", "256", "--rounds", "1"],
+    "benchmark_init.py": ["--small"],
+}
 # Scripts that take more than a few seconds even so.
 SLOW: set[str] = set()
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
