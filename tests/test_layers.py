@@ -20,7 +20,9 @@ LAYERS = (
     ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves"),
     ("_jaxpr", "_signature", "_keys", "_pool", "_recipe", "_execute", "_progress", "_call")
     + ("initializers",),
-    ("_trace", "_modules", "_rules", "_replicas", "_reach", "_reinit", "_graft", "_optimizer", "_recycle"),
+    ("_trace", "_modules", "_rules", "_replicas", "_watch", "_reach", "_reinit", "_graft")
+    + ("_optimizer_owners", "_optimizer", "_optimizer_state")
+    + ("_recycle_graph", "_recycle_apply", "_recycle", "_recycle_shrink"),
     ("_plan", "_init", "_schemes"),
     ("_report", "_signal"),
     ("",),
