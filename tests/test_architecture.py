@@ -27,7 +27,7 @@ def test_siren_keeps_its_distribution_through_ten_layers():
     keys = jax.random.split(KEY, 10)
     hidden = jnp.sin(w0 * jnp.array([0.3, -0.7]) @ fi.siren(first=True)(keys[0], (2, width)))
     for key in keys[1:]:
-        # Given its inputs, a layer has independent neurons, N(0, w0² width · c/(3 width w0²) E[h²]).
+        # Given its inputs, its neurons are independent, N(0, w0² width · c/(3 width w0²) E[h²]).
         variance = 2 * float(jnp.mean(hidden**2))
         signal = w0 * hidden @ fi.siren(w0)(key, (width, width))
         assert stats.kstest(np.asarray(signal), stats.norm(0, variance**0.5).cdf).pvalue > ALARM
