@@ -77,5 +77,15 @@ from .initializers import catalogue as catalogue
 from ._modules import of_type as of_type
 from ._reinit import reinit as reinit
 from ._graft import graft as graft
+from ._optimizer import reset_optimizer as reset_optimizer
+from ._optimizer import OptimizerStateWarning as OptimizerStateWarning
+from ._optimizer_state import reinit_state as reinit_state
+from ._recycle_shrink import shrink_perturb as shrink_perturb
+from ._recycle_dormant import dormant as dormant
+from ._recycle import recycle as recycle
+
+# isort: split
+# Whole-model initialization.
+from ._init import jit_init as jit_init
 
 __version__ = "0.1.0"

@@ -21,8 +21,9 @@ LAYERS = (
     ("_jaxpr", "_signature", "_keys", "_pool", "_recipe", "_execute", "_progress", "_call")
     + ("initializers",),
     ("_trace", "_modules", "_rules", "_replicas", "_watch", "_reach", "_reinit", "_graft")
-    + ("_optimizer_owners", "_optimizer", "_optimizer_state")
-    + ("_recycle_graph", "_recycle_apply", "_recycle", "_recycle_shrink"),
+    + ("_optimizer_labels", "_optimizer_owners", "_optimizer_fresh", "_optimizer")
+    + ("_optimizer_state", "_recycle_dormant", "_recycle_graph", "_recycle_apply", "_recycle")
+    + ("_recycle_shrink",),
     ("_plan", "_init", "_schemes"),
     ("_report", "_signal"),
     ("",),
