@@ -16,7 +16,10 @@ def numbers(factory: str, value: Any) -> np.ndarray:
     except ValueError:
         raise ValueError(f"{factory} needs rows of equal length, got {value!r}.") from None
     if array.dtype == object and all(isinstance(item, int) for item in array.flat):
-        array = array.astype(float)  # integers beyond 64 bits
+        try:
+            array = array.astype(float)  # integers beyond 64 bits
+        except OverflowError:
+            raise ValueError(f"{factory} needs numbers within float64, got {value!r}.") from None
     if not any(jnp.issubdtype(array.dtype, kind) for kind in ANY):
         raise TypeError(f"{factory} needs a number or an array of numbers, got {value!r}.")
     return array

@@ -35,9 +35,9 @@ def from_sampler(sampler: Callable[..., Array], dtype: DType = None, **parameter
 
     Example:
       >>> import flax_inits, jax
-      >>> init = flax_inits.from_sampler(jax.random.gamma, a=2.0)
+      >>> init = flax_inits.from_sampler(jax.random.pareto, b=2.0)
       >>> init
-      from_sampler(jax.random.gamma, a=2.0)
+      from_sampler(jax.random.pareto, b=2.0)
       >>> init(jax.random.key(0), (3, 4)).shape
       (3, 4)
 
