@@ -14,7 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from . import _pool
 from ._jaxpr import Input
@@ -25,7 +27,7 @@ from ._types import Array
 Task: TypeAlias = tuple[Job, Deriver]
 """A job, and what computes the keys and arrays that it is given."""
 
-_FEW_ROWS, _MANY_ROWS = 4, 64
+_FEW_ROWS, _MANY_ROWS = 1 << 6, 1 << 10
 """Rows in a run of the pool: one size for a leaf or two, one for whole models."""
 
 _KEPT = 4096
@@ -158,10 +160,19 @@ def _compilers(runs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
 def _known(job: Job, deriver: Deriver) -> Array:
     (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
     if job.recipe.fill is not None:
-        filled = np.full(value.aval.shape, job.recipe.fill)
-        return jax.device_put(filled, sharding, may_alias=False)
+        return _owned(np.full(value.aval.shape, job.recipe.fill), sharding)
     source = deriver.raw(job.given[0]) if isinstance(value, Input) else value.value
-    return jax.device_put(source)
+    return source.copy() if isinstance(source, jax.Array) else _owned(np.asarray(source), sharding)
+
+
+def _owned(values: np.ndarray, sharding: Sharding | None) -> Array:
+    """A copy that owns its memory, so that donating it later reuses it."""
+    copied = jax.device_put(values, sharding, may_alias=False)
+    if copied.unsafe_buffer_pointer() != values.ctypes.data:
+        return copied
+    # CPU devices take over aligned memory all the same.
+    copied = jnp.array(values)
+    return copied if sharding is None else jax.device_put(copied, sharding)
 
 
 def _run_each(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
@@ -176,7 +187,7 @@ def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
     blocks = _blocks(compiled, columns, run.rows)
     block, place = next(blocks), 0
     largest = max(job.recipe.outputs[0].aval.size for job, _ in run.tasks)
-    staging = np.empty(largest, block.dtype)
+    staging = _misaligned(largest, block.dtype)
     for (job, _), part in zip(run.tasks, spread, strict=True):
         (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
         flat, taken = staging[: value.aval.size], 0
@@ -186,9 +197,15 @@ def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
             take = min(len(part.words) - taken, run.rows - place)
             _pool.copy_rows(job.recipe.form, block[place : place + take], taken, flat)
             taken, place = taken + take, place + take
-        # A copy that owns its memory, so that donating it later reuses it.
-        leaf = jax.device_put(flat.reshape(value.aval.shape), sharding, may_alias=False)
-        yield job, [leaf.block_until_ready()]
+        leaf = _owned(flat.reshape(value.aval.shape), sharding)
+        yield job, [leaf.block_until_ready()]  # The staging buffer is about to be written again.
+
+
+def _misaligned(size: int, dtype: Any) -> np.ndarray:
+    """Memory that no device takes over as it is: that needs a multiple of 64 bytes."""
+    buffer = np.empty(size * dtype.itemsize + 64, np.uint8)
+    start = -buffer.ctypes.data % 64 + dtype.itemsize % 64
+    return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
 def _blocks(compiled: Any, columns: Sequence[np.ndarray], rows: int) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from ._keys import Derivation, Deriver, is_threefry_dtype
 from ._signature import Signer
 from ._types import Token
 
-ROW = 1 << 14
+ROW = 1 << 10
 """Elements in a row. A power of two, so that a row never crosses a multiple of 2**32."""
 
 ELEMENTWISE = frozenset(
@@ -297,11 +297,10 @@ def _factors(form: Form) -> np.ndarray:
 def copy_rows(form: Form, block: np.ndarray, first: int, flat: np.ndarray) -> None:
     """Copies rows `first`, `first + 1`, ... of a leaf to where they belong in its flat values."""
     count = math.ceil(form.size / ROW)
-    if form.segments == 1 or form.size == count * ROW:
-        target = flat[first * ROW : (first + len(block)) * ROW]
-        target[:] = block.reshape(-1)[: len(target)]
-        return
-    for number, row in enumerate(block, first):
-        segment, column = divmod(number, count)
-        start, end = column * ROW, min((column + 1) * ROW, form.size)
-        flat[segment * form.size + start : segment * form.size + end] = row[: end - start]
+    for segment in range(first // count, (first + len(block) - 1) // count + 1):
+        begin = max(first, segment * count)
+        end = min(first + len(block), (segment + 1) * count)
+        start, stop = ((row - segment * count) * ROW for row in (begin, end))
+        stop = min(stop, form.size)
+        target = flat[segment * form.size + start : segment * form.size + stop]
+        target[:] = block[begin - first : end - first].reshape(-1)[: len(target)]

@@ -50,7 +50,8 @@ class Recipe:
     @property
     def _passes_through(self) -> bool:
         (value, *others), (sharding, *_) = self.outputs, self.shardings
-        return not others and sharding is None and isinstance(value, Input | Constant)
+        passed = isinstance(value, Input | Constant) and not getattr(value.aval, "weak_type", False)
+        return passed and not others and sharding is None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.token == other.token
