@@ -58,7 +58,7 @@ def mixture(
       >>> import flax_inits, jax
       >>> init = flax_inits.mixture([flax_inits.normal(0.02), 0.0], weights=[0.1, 0.9])
       >>> init
-      mixture((normal(0.02), 0.0), weights=(0.1, 0.9))
+      mixture((normal(0.02), 0.0), (0.1, 0.9))
       >>> init(jax.random.key(0), (3, 4)).shape
       (3, 4)
 
