@@ -10,6 +10,8 @@ from scipy import stats
 
 import flax_inits as fi
 
+pytestmark = pytest.mark.peers
+
 KEY = jax.random.key(21)
 ALARM = 1e-6  # the share of keys with which equal distributions would fail
 
