@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from ._execute import execute
@@ -33,7 +34,7 @@ class _Sample:
 def tracing() -> bool:
     """Whether operations are being staged (`jit`, `vmap`, `eval_shape`, ...), not computed."""
     # Of all operations, this one compiles nothing where it is computed.
-    return isinstance(jax.device_put(np.int32(0)), jax.core.Tracer)
+    return isinstance(jax.device_put(np.int32(0)), Tracer)
 
 
 def run(
@@ -46,7 +47,7 @@ def run(
 ) -> Array:
     """`sample(key, shape, dtype)` laid out as `out_sharding` says; equal tokens compile once."""
     call = _Sample(sample, token)
-    if isinstance(key, jax.core.Tracer) or tracing():
+    if isinstance(key, Tracer) or tracing():
         return _placed(_staged(call, key, shape, dtype), out_sharding)
     sharding = placement([key]) if out_sharding is None else _on_mesh(out_sharding)
     (job,) = _planned(call, shape, dtype, sharding, key.shape, key.dtype, configuration())

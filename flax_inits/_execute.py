@@ -14,12 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
 from . import _pool
-from ._jaxpr import Input
+from ._graph import Constant
 from ._keys import Deriver
 from ._recipe import Job, Recipe
 from ._types import Array
@@ -41,7 +40,9 @@ class _Programs:
         self._futures: collections.OrderedDict[Hashable, Future] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, lower: Callable[[], Any], submit: Callable[..., Any]) -> Future:
+    def get(
+        self, key: Hashable, lower: Callable[[], Any], options: dict, submit: Callable[..., Any]
+    ) -> Future:
         """The compiled program for `key`; made once, also if several threads ask at a time."""
         key = (key, jax.config.jax_default_device, jax.config.jax_enable_x64)
         with self._lock:
@@ -54,14 +55,14 @@ class _Programs:
                 self._futures.popitem(last=False)
         try:
             lowered = lower()
-            submit(self._compile, key, future, lowered)
+            submit(self._compile, key, future, lowered, options)
         except BaseException as error:
             self._fail(key, future, error)
         return future
 
-    def _compile(self, key: Hashable, future: Future, lowered: Any) -> None:
+    def _compile(self, key: Hashable, future: Future, lowered: Any, options: dict) -> None:
         try:
-            future.set_result(lowered.compile())
+            future.set_result(_compiled(lowered, options))
         except BaseException as error:
             self._fail(key, future, error)
 
@@ -69,6 +70,15 @@ class _Programs:
         with self._lock:
             self._futures.pop(key, None)
         future.set_exception(error)
+
+
+def _compiled(lowered: Any, options: dict) -> Any:
+    try:
+        return lowered.compile(compiler_options=options)
+    except Exception:
+        if not options:
+            raise
+        return lowered.compile()  # The options are those of one backend and may be gone.
 
 
 _programs = _Programs()
@@ -88,6 +98,12 @@ class Program(NamedTuple):
     rows: int
     """Rows per run for a program of the pool, 0 for a program of one shape."""
 
+    @property
+    def options(self) -> dict[str, int]:
+        """Compiler options: wide vectors where lanes do not meet, so that values are the same."""
+        recipe = self.tasks[0][0].recipe
+        return {"xla_cpu_prefer_vector_width": 512} if recipe.elementwise_on_cpu else {}
+
 
 def programs(tasks: Sequence[Task]) -> list[Program]:
     """The programs that make the tasks' leaves, those with the most work first."""
@@ -105,11 +121,16 @@ def _program(key: Hashable, tasks: list[Task]) -> Program:
     size = sum(value.aval.size for job, _ in tasks for value in job.recipe.outputs)
     if recipe.form is None:
         return Program(key, functools.partial(lower, recipe), tasks, size, 0)
-    needed = sum(_pool.rows_of(job.recipe.form) for job, _ in tasks if job.recipe.form)
+    needed = sum(_pool.rows_of(_form(job)) for job, _ in tasks)
     rows = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
     return Program(
         (key, rows), functools.partial(_lower_pool, recipe.form, rows), tasks, size, rows
     )
+
+
+def _form(job: Job) -> _pool.Form:
+    assert job.recipe.form is not None
+    return job.recipe.form
 
 
 def lower(recipe: Recipe) -> Any:
@@ -131,7 +152,7 @@ def execute(
     """All leaves by position; `done` hears of each job when its leaves are under way."""
     results: dict[int, Array] = {}
     with _compilers(runs := programs(tasks)) as submit:
-        compiled = [_programs.get(run.key, run.lower, submit) for run in runs]
+        compiled = [_programs.get(run.key, run.lower, run.options, submit) for run in runs]
         for job, deriver in tasks:
             if job.recipe.program is None:
                 results[job.positions[0]] = _known(job, deriver)
@@ -160,8 +181,10 @@ def _compilers(runs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
 def _known(job: Job, deriver: Deriver) -> Array:
     (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
     if job.recipe.fill is not None:
-        return _owned(np.full(value.aval.shape, job.recipe.fill), sharding)
-    source = deriver.raw(job.given[0]) if isinstance(value, Input) else value.value
+        filled = _misaligned(value.aval.size, job.recipe.fill.dtype)
+        filled[:] = job.recipe.fill
+        return _owned(filled.reshape(value.aval.shape), sharding)
+    source = value.value if isinstance(value, Constant) else deriver.argument(job.given[0])
     return source.copy() if isinstance(source, jax.Array) else _owned(np.asarray(source), sharding)
 
 
@@ -170,9 +193,10 @@ def _owned(values: np.ndarray, sharding: Sharding | None) -> Array:
     copied = jax.device_put(values, sharding, may_alias=False)
     if copied.unsafe_buffer_pointer() != values.ctypes.data:
         return copied
-    # CPU devices take over aligned memory all the same.
-    copied = jnp.array(values)
-    return copied if sharding is None else jax.device_put(copied, sharding)
+    # CPU devices take over aligned memory all the same, so give them other memory.
+    other = _misaligned(values.size, values.dtype)
+    other[:] = values.reshape(-1)
+    return jax.device_put(other.reshape(values.shape), sharding, may_alias=False)
 
 
 def _run_each(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
@@ -182,7 +206,7 @@ def _run_each(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
 
 def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
     """Cuts leaves out of runs of rows, through one staging buffer."""
-    spread = [_pool.rows(job.recipe.form, deriver) for job, deriver in run.tasks]
+    spread = [_pool.rows(_form(job), deriver) for job, deriver in run.tasks]
     columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
     blocks = _blocks(compiled, columns, run.rows)
     block, place = next(blocks), 0
@@ -195,7 +219,7 @@ def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
             if place == run.rows:
                 block, place = next(blocks), 0
             take = min(len(part.words) - taken, run.rows - place)
-            _pool.copy_rows(job.recipe.form, block[place : place + take], taken, flat)
+            _pool.copy_rows(_form(job), block[place : place + take], taken, flat)
             taken, place = taken + take, place + take
         leaf = _owned(flat.reshape(value.aval.shape), sharding)
         yield job, [leaf.block_until_ready()]  # The staging buffer is about to be written again.

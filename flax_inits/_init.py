@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from ._call import configuration, tracing
@@ -142,7 +143,7 @@ class JitInit:
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """As `jax.jit(fun)(*args, **kwargs)`."""
         leaves = jax.tree.leaves((args, kwargs))
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or tracing():
+        if any(isinstance(leaf, Tracer) for leaf in leaves) or tracing():
             return self._applied()(*args, **kwargs)
         arrays, static = self._statics.split(args, kwargs)
         planned = self._planned(arrays, static)

@@ -10,16 +10,19 @@ promise. Everything built on it falls back to `jax.jit` of the whole function wh
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.extend.core
 import jax.interpreters.partial_eval as partial_eval
 
 from . import _bits
+from ._graph import Constant, Input, Node, Output, Value, order
 
 _Literal = jax.extend.core.Literal
+CLOSED_JAXPR: Any = getattr(jax.extend.core, "ClosedJaxpr", jax.extend.core.Jaxpr)
+"""A jaxpr with its constants; newer versions of JAX have one class for both."""
 
 _CALLS = {
     "jit": "jaxpr",
@@ -34,54 +37,6 @@ _CALLS = {
     "checkpoint": "jaxpr",
 }
 """Primitives that only call a function, and the parameter which holds it."""
-
-
-class Input:
-    """The `index`-th flat argument of the traced function."""
-
-    __slots__ = ("index", "aval")
-
-    def __init__(self, index: int, aval: Any):
-        self.index, self.aval = index, aval
-
-
-class Constant:
-    """A literal, or an array that the traced function closed over."""
-
-    __slots__ = ("value", "aval")
-
-    def __init__(self, value: Any, aval: Any):
-        self.value, self.aval = value, aval
-
-
-class Node:
-    """One equation: a primitive applied to values."""
-
-    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin", "folded")
-
-    def __init__(self, equation: Any, inputs: Sequence, origin: str | None):
-        self.primitive, self.params = equation.primitive, equation.params
-        self.inputs, self.context = tuple(inputs), equation.ctx
-        self.avals = tuple(var.aval for var in equation.outvars)
-        self.origin = origin or equation.params.get("name")
-        """The outermost jitted function that it is part of; only for people to read."""
-        self.folded: tuple[Any] | None = None
-        """What a later pass found the first output to be, if that is one known number."""
-
-
-class Output(NamedTuple):
-    """The `index`-th result of a node."""
-
-    node: Node
-    index: int
-
-    @property
-    def aval(self) -> Any:
-        """Shape and dtype of the result."""
-        return self.node.avals[self.index]
-
-
-Value: TypeAlias = Input | Constant | Output
 
 
 class Traced:
@@ -203,6 +158,7 @@ def _mapped(equation: Any, inputs: list, index: int, parent: Any) -> Output | No
         for atom, value in zip(equation.invars, inputs, strict=True)
         if not isinstance(atom, _Literal)
     }
+    alone: Any
     try:
         alone = parent.replace(
             constvars=[], invars=list(values), outvars=[equation.outvars[index]], eqns=[equation]
@@ -248,30 +204,6 @@ def vectorized(scan: Output) -> Value | None:
     structs = [_struct(value.aval) for value in node.inputs]
     closed = jax.make_jaxpr(jax.vmap(step, in_axes=axes, axis_size=length))(*structs)
     return flatten(*_opened(closed), node.inputs)[0]
-
-
-def order(outputs: Iterable[Value], boundary: Callable[[Value], bool]) -> list[Node]:
-    """The nodes that `outputs` need, inputs first; what is in `boundary` is not entered."""
-    done: set[Node] = set()
-    ordered: list[Node] = []
-    stack = [(value.node, False) for value in outputs if _enters(value, boundary)]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            ordered.append(node)
-        elif node not in done:
-            done.add(node)
-            stack.append((node, True))
-            stack.extend(
-                (value.node, False)
-                for value in node.inputs
-                if _enters(value, boundary) and value.node not in done
-            )
-    return ordered
-
-
-def _enters(value: Value, boundary: Callable[[Value], bool]) -> bool:
-    return isinstance(value, Output) and not boundary(value)
 
 
 def evaluate(outputs: Sequence[Value], bound: dict[Value, Any]) -> list[Any]:
@@ -322,7 +254,7 @@ def _recompute(
 
 
 def _is_closed(param: Any) -> bool:
-    return isinstance(param, jax.extend.core.ClosedJaxpr)
+    return isinstance(param, CLOSED_JAXPR)
 
 
 def _draws(closed: Any) -> bool:
@@ -336,7 +268,7 @@ def _draws(closed: Any) -> bool:
 
 def inner_jaxprs(params: dict) -> list[Any]:
     """The jaxprs among an equation's parameters."""
-    kinds = (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr)
+    kinds = (CLOSED_JAXPR, jax.extend.core.Jaxpr)
     values = (
         item
         for value in params.values()

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _bits
-from ._jaxpr import Constant, Input, Node, Output, Value, bind, inner_jaxprs, order
+from ._graph import Constant, Input, Node, Output, Value, order
+from ._jaxpr import bind, inner_jaxprs
 
 _LARGEST = 1 << 16
 """Elements in the largest array that is computed on the host on the way to a key."""
@@ -34,7 +35,8 @@ class Derivation:
         """Whether the host can compute `value`: small integers and keys all the way."""
         if not isinstance(value, Output):
             return _small(value.aval)
-        for node in order([value], lambda v: v.node in self._known):  # inputs first
+        known = self._known
+        for node in order([value], lambda v: isinstance(v, Output) and v.node in known):
             self._known[node] = _simple(node) and all(
                 self._known[v.node] if isinstance(v, Output) else _small(v.aval)
                 for v in node.inputs
@@ -57,7 +59,7 @@ def _small(aval: Any) -> bool:
 
 def is_key_dtype(dtype: Any) -> bool:
     """Whether `dtype` is that of typed PRNG keys."""
-    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 class Words:
@@ -84,14 +86,10 @@ class Deriver:
         result = self._read(value)
         return result.words if isinstance(result, Words) else np.asarray(_key_data(result))
 
-    def raw(self, value: Input) -> Any:
-        """The argument as the caller gave it."""
-        return self._arguments[value.index]
-
     def argument(self, value: Value) -> Any:
         """What a program takes for `value`: the words of keys, and arrays as they are."""
         if isinstance(value, Input) and not is_key_dtype(value.aval.dtype):
-            return self.raw(value)
+            return self._arguments[value.index]
         return self.key_data(value)
 
     def _read(self, value: Value) -> Any:

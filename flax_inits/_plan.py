@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import Sharding
 
 from . import _table
-from ._jaxpr import Input, Node, Traced, Value, order
+from ._graph import Input, Node, Value, order
+from ._jaxpr import Traced
 from ._paths import show
 from ._recipe import Job
 from ._types import Path

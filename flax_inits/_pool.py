@@ -14,7 +14,9 @@ import numpy as np
 from jax import lax
 
 from . import _bits
-from ._jaxpr import Constant, Input, Node, Output, Value, bind, inner_jaxprs, order
+from ._fold import RESHAPES, fold
+from ._graph import Input, Node, Output, Value, order
+from ._jaxpr import bind, inner_jaxprs
 from ._keys import Derivation, Deriver, is_threefry_dtype
 from ._signature import Signer
 from ._types import Token
@@ -28,8 +30,6 @@ ELEMENTWISE = frozenset(
     "shift_left shift_right_arithmetic shift_right_logical sign sqrt stop_gradient sub xor".split()
 )
 """Primitives whose value at an element XLA computes alike in a program of any shape."""
-
-RESHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
 
 _BOUNDED = frozenset({"max", "min", "clamp"})
 """What XLA does not merge with a multiplication after it."""
@@ -65,12 +65,6 @@ def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
     token = (graph.token(output, signer), len(lifted))
     count = segments.pop()
     return Form(token, output, lifted, tuple(graph.keys), count, value.aval.size // count)
-
-
-def is_constant(value: Value) -> Any:
-    """The NumPy scalar that fills `value`, or None if it is not known without computing."""
-    folded = fold(value) if getattr(value.aval, "weak_type", True) is False else None
-    return None if folded is None else np.asarray(folded, value.aval.dtype)
 
 
 class _Graph:
@@ -169,54 +163,6 @@ def _keeps_width(node: Node) -> bool:
     if node.primitive.name == "bitcast_convert_type":
         return node.inputs[0].aval.dtype.itemsize == node.avals[0].dtype.itemsize
     return node.params.get("sharding") is None
-
-
-_FOLDS = {
-    "sqrt": np.sqrt,
-    "div": np.divide,
-    "mul": np.multiply,
-    "add": np.add,
-    "sub": np.subtract,
-    "neg": np.negative,
-    "nextafter": np.nextafter,
-    "stop_gradient": lambda x: x,
-}
-"""Operations that IEEE 754 rounds exactly, so that NumPy and XLA agree."""
-
-
-def fold(value: Value) -> Any:
-    """The NumPy scalar that `value` is, or None if computing it could round differently."""
-    if isinstance(value, Constant):
-        return _scalar(value)
-    if not isinstance(value, Output):
-        return None
-    if value.node.folded is None:
-        value.node.folded = (_fold_node(value),)
-    return value.node.folded[0]
-
-
-def _fold_node(value: Output) -> Any:
-    inputs = [fold(v) for v in value.node.inputs]
-    if any(v is None for v in inputs) or not inputs:
-        return None
-    name, dtype = value.node.primitive.name, np.dtype(value.aval.dtype)
-    if name in RESHAPES:
-        return inputs[0]
-    if name == "convert_element_type":
-        return inputs[0].astype(dtype)
-    exact = dtype in (np.float32, np.float64) and all(v.dtype == dtype for v in inputs)
-    if not exact or name not in _FOLDS:
-        return None
-    with np.errstate(all="ignore"):
-        return dtype.type(_FOLDS[name](*inputs))
-
-
-def _scalar(value: Constant) -> Any:
-    if value.aval.size != 1 or not hasattr(value.aval.dtype, "itemsize"):
-        return None
-    if jax.dtypes.issubdtype(value.aval.dtype, jax.dtypes.extended):
-        return None
-    return np.asarray(value.value, value.aval.dtype).reshape(())[()]
 
 
 def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:

@@ -12,7 +12,9 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from . import _pool
-from ._jaxpr import Constant, Input, Node, Output, Traced, Value, evaluate, order, vectorized
+from ._fold import RESHAPES, is_constant
+from ._graph import Constant, Input, Node, Output, Value, order
+from ._jaxpr import Traced, evaluate, vectorized
 from ._keys import Derivation, impl_of, is_key_dtype
 from ._signature import Signer
 from ._types import Token
@@ -46,6 +48,15 @@ class Recipe:
         if self.fill is not None or self._passes_through:
             return None
         return self if self.form is None else self.form.token
+
+    @property
+    def elementwise_on_cpu(self) -> bool:
+        """Whether the program only computes each element by itself, on CPU devices."""
+        if self.form is not None:
+            return True
+        nodes = order(self.outputs, set(self.given).__contains__)
+        safe = all(node.primitive.name in _SAFE for node in nodes)
+        return safe and all(map(_on_cpu, self.shardings))
 
     @property
     def _passes_through(self) -> bool:
@@ -108,7 +119,7 @@ def plan(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job]:
     ]
 
 
-_SAFE = _pool.ELEMENTWISE | _pool.RESHAPES | {"random_bits", "transpose", "iota", "slice"}
+_SAFE = _pool.ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "slice"}
 """What XLA computes alike whether or not it stands in a call of its own."""
 
 
@@ -131,7 +142,7 @@ def _job(
 ) -> Job:
     if len(values) == 1 and _on_host(shardings[0]):
         value = _batched(values[0])
-        fill = _pool.is_constant(value)
+        fill = is_constant(value)
         if fill is not None:
             return Job(Recipe(signer.token(fill), values, (), shardings, fill=fill), (), positions)
         form = _pool.match(value, derivation, signer) if _poolable(value) else None
@@ -155,13 +166,18 @@ def _poolable(value: Value) -> bool:
     return 0 < value.aval.size <= LARGEST_POOLED
 
 
-def _on_host(sharding: Sharding | None) -> bool:
-    """Whether the leaf lives on one CPU device, whose memory NumPy can fill."""
+def _on_cpu(sharding: Sharding | None) -> bool:
     if sharding is None:
         device = jax.config.jax_default_device
         return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
-    (device, *others) = sharding.device_set
-    return not others and device.platform == "cpu" and sharding.memory_kind in _HOST_MEMORY
+    return all(device.platform == "cpu" for device in sharding.device_set)
+
+
+def _on_host(sharding: Sharding | None) -> bool:
+    """Whether the leaf lives on one CPU device, whose memory NumPy can fill."""
+    if sharding is not None and len(sharding.device_set) > 1:
+        return False
+    return _on_cpu(sharding) and getattr(sharding, "memory_kind", None) in _HOST_MEMORY
 
 
 _HOST_MEMORY = (None, "device", "unpinned_host")

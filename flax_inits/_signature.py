@@ -10,15 +10,18 @@ from typing import Any
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from ._jaxpr import Constant, Node, Output, Value, order
+from ._graph import Constant, Node, Output, Value, order
+from ._jaxpr import CLOSED_JAXPR
 from ._types import Token
 
 _IGNORED = frozenset({"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd"})
 """Parameters that only differentiation uses; they are new closures at every trace."""
 
-_JAXPRS = (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr)
+_JAXPRS = (CLOSED_JAXPR, jax.extend.core.Jaxpr)
 
 
 class _Identity:
@@ -91,10 +94,10 @@ class Signer:
         return (type(value), value)
 
     def _array(self, value: Any) -> Token:
-        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             data = jax.random.key_data(value)
             return ("keys", str(jax.random.key_impl(value)), self._array(data))
-        if isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True):
+        if isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True):
             return _Identity(value)
         host = np.asarray(value)
         weak = bool(getattr(value, "weak_type", False))

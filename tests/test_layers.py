@@ -18,7 +18,18 @@ PACKAGE = Path(flax_inits.__file__).parent
 LAYERS = (
     ("_types", "_errors", "_table"),
     ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves"),
-    ("_jaxpr", "_signature", "_keys", "_pool", "_recipe", "_execute", "_progress", "_call")
+    (
+        "_graph",
+        "_fold",
+        "_jaxpr",
+        "_signature",
+        "_keys",
+        "_pool",
+        "_recipe",
+        "_execute",
+        "_progress",
+        "_call",
+    )
     + ("initializers",),
     ("_trace", "_modules", "_rules", "_replicas", "_watch", "_reach", "_reinit", "_graft")
     + ("_optimizer_labels", "_optimizer_owners", "_optimizer_fresh", "_optimizer")
