@@ -53,7 +53,9 @@ COMBINED = [
 ]
 
 
-@pytest.mark.parametrize("init", ANY_KIND, ids=lambda init: getattr(init, "__name__", type(init).__name__))
+@pytest.mark.parametrize(
+    "init", ANY_KIND, ids=lambda init: getattr(init, "__name__", type(init).__name__)
+)
 def test_any_initializer_can_be_combined(init):
     shape = (2, 3, 4)
 
