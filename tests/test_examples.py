@@ -16,7 +16,7 @@ ARGUMENTS = {
     "benchmark_init.py": ["--small"],
 }
 # Scripts that take more than a few seconds even so.
-SLOW: set[str] = set()
+SLOW = {"benchmark_init.py"}
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
 ALLOWED: dict[str, list[str]] = {}
 
