@@ -48,15 +48,21 @@ def run(
     """`sample(key, shape, dtype)` laid out as `out_sharding` says; equal tokens compile once."""
     call = _Sample(sample, token)
     if isinstance(key, Tracer) or tracing():
-        return _placed(_staged(call, key, shape, dtype), out_sharding)
+        return _placed(_staged(call)(key, shape, dtype), out_sharding)
     sharding = placement([key]) if out_sharding is None else _on_mesh(out_sharding)
     (job,) = _planned(call, shape, dtype, sharding, key.shape, key.dtype, configuration())
     return execute([(job, Deriver([key]))])[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _staged(call: _Sample, key: Key, shape: tuple, dtype: Any) -> Array:
-    return call.function(key, shape, dtype)
+@functools.lru_cache(maxsize=1024)
+def _staged(call: _Sample) -> Callable[[Key, tuple, Any], Array]:
+    """The draw as a jitted function: traced once for each shape, and named in jaxprs."""
+
+    def draw(key: Key, shape: tuple, dtype: Any) -> Array:
+        return call.function(key, shape, dtype)
+
+    draw.__name__ = getattr(call.token, "__name__", draw.__name__)
+    return jax.jit(draw, static_argnums=(1, 2))
 
 
 @functools.lru_cache(maxsize=4096)

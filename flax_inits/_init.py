@@ -3,6 +3,7 @@
 import collections
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ._keys import Deriver
 from ._paths import flatten, show
 from ._plan import Plan
 from ._progress import Progress
+from ._reach import with_rules
 from ._recipe import Job, placement
 from ._trace import jobs_of
 from ._types import Path, PyTree, Rules
@@ -139,12 +141,14 @@ class JitInit:
         self._fun, self._rules, self._out_shardings = fun, rules, out_shardings
         self._statics, self._progress = statics, progress
         self._known: collections.OrderedDict[Any, _Planned] = collections.OrderedDict()
+        self._inlined: dict[tuple, Callable[[Any], PyTree]] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """As `jax.jit(fun)(*args, **kwargs)`."""
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves) or tracing():
-            return self._applied()(*args, **kwargs)
+            return self._inline(args, kwargs)
         arrays, static = self._statics.split(args, kwargs)
         planned = self._planned(arrays, static)
         if planned.jobs is None:
@@ -193,11 +197,18 @@ class JitInit:
         return Lowered(tuple(found))
 
     def _applied(self) -> Callable[..., PyTree]:
-        if self._rules is None:
-            return self._fun
-        from ._reach import with_rules
+        return self._fun if self._rules is None else with_rules(self._fun, self._rules)
 
-        return with_rules(self._fun, self._rules)
+    def _inline(self, args: tuple, kwargs: dict[str, Any]) -> PyTree:
+        if self._rules is None:
+            return self._fun(*args, **kwargs)
+        # Rules are applied in a context of their own, in which nothing that was compiled before
+        # is known; as one jitted function it is compiled once all the same.
+        arrays, static = self._statics.split(args, kwargs)
+        if static not in self._inlined:
+            run = functools.partial(self._apply, self._applied(), static)
+            self._inlined[static] = jax.jit(run)
+        return self._inlined[static](arrays)
 
     def _planned(self, arrays: Any, static: tuple) -> _Planned:
         leaves, treedef = jax.tree.flatten(arrays)
@@ -206,9 +217,11 @@ class JitInit:
         cache_key = (treedef, static, signature)
         known = self._known.get(cache_key)
         if known is None:
-            known = self._known[cache_key] = self._plan(arrays, static, placement(leaves))
-            if len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+            known = self._plan(arrays, static, placement(leaves))
+            with self._lock:
+                self._known[cache_key] = known
+                if len(self._known) > _KEPT:
+                    self._known.popitem(last=False)
         return known
 
     def _plan(self, arrays: Any, static: tuple, default: Sharding | None) -> _Planned:

@@ -31,8 +31,8 @@ class PlanRow(NamedTuple):
     """Leaves with equal numbers share a compiled program; None needs none."""
 
     source: str
-    """"fun", or for a rule how it is applied: "module" (with the shape and key of the module that
-    owns the leaf) or "stored" (at the stored shape, with the key of its path)."""
+    """"fun", or for a leaf that a rule has won, how the rule is applied: through the module that
+    owns the leaf (with the shape and key that it initializes), or at the stored shape."""
 
 
 _COLUMNS = (

@@ -73,6 +73,11 @@ class Configured:
             object.__setattr__(self, name, value)
 
     @property
+    def __name__(self) -> str:
+        """The factory's name, by which jaxprs and plans call the initializer."""
+        return self._factory.__name__
+
+    @property
     def dtype(self) -> np.dtype | None:
         """The dtype used where a call gives none; None is JAX's default float."""
         own = self._bound.arguments.get("dtype")
