@@ -3,13 +3,11 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from ._call import tracing
-from ._keys import is_key_dtype
-from ._leaves import check_usable, dtype_of, laid_out, on_device, place_of
+from ._leaves import check_usable, copied, dtype_of, laid_out, place_of
 from ._paths import describe, flatten, nothing_selected, resolve, show
 from ._rules import cast, missing
 from ._types import Path, PyTree, Where
@@ -48,7 +46,7 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
             check_usable(path, leaf, describe(where), alive=False)
             check_usable(path, given[path], "The donor, of which " + describe(where))
     grafted = [
-        _copied(path, given[path], leaf) if use else leaf
+        _grafted(path, given[path], leaf) if use else leaf
         for path, leaf, use in zip(paths, leaves, chosen, strict=True)
     ]
     return treedef.unflatten(grafted)
@@ -75,22 +73,7 @@ def _check(path: Path, leaf: Any, given: dict[Path, Any], by: str) -> None:
         )
 
 
-def _copied(path: Path, donated: Any, leaf: Any) -> Any:
+def _grafted(path: Path, donated: Any, leaf: Any) -> Any:
     if isinstance(donated, Tracer) or tracing():
         return laid_out(cast(donated, leaf), leaf)
-    place = place_of(path, leaf)
-    with on_device(place.device):
-        if isinstance(donated, jax.Array) and (place.sharding or not donated.committed):
-            copied = donated.copy()
-        else:  # Only what comes from the host is free of the device that it was committed to.
-            copied = jnp.array(_on_host(donated))
-        if place.sharding is not None and copied.sharding != place.sharding:
-            copied = jax.device_put(copied, place.sharding)
-        return cast(copied, leaf)
-
-
-def _on_host(donated: Any) -> Any:
-    if not is_key_dtype(dtype_of(donated)):
-        return np.asarray(donated)
-    data: Any = np.asarray(jax.random.key_data(donated))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(donated))
+    return cast(copied(donated, place_of(path, leaf)), leaf)

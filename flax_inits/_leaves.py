@@ -2,14 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from ._paths import show
 from ._types import Array, Path
@@ -60,9 +60,61 @@ def place_of(path: Path, leaf: Any) -> Place:
     return Place(device=None if device == _default_device() else device)
 
 
-def on_device(device: Device | None) -> contextlib.AbstractContextManager[Any]:
-    """While it lasts, uncommitted arrays are made on `device`; None changes nothing."""
-    return contextlib.nullcontext() if device is None else jax.default_device(device)
+@contextlib.contextmanager
+def at(place: Place) -> Iterator[None]:
+    """While it lasts, what has no sharding of its own is made where `place` says."""
+    with contextlib.ExitStack() as stack:
+        mesh = _mesh()
+        if not mesh.empty and getattr(place.sharding, "mesh", None) != mesh:
+            # What is made under a mesh without a sharding is spread over all of it.
+            stack.enter_context(jax.set_mesh(_NO_MESH))
+        if place.device is not None:
+            stack.enter_context(jax.default_device(place.device))
+        yield
+
+
+def _mesh() -> Mesh:
+    """The mesh of `jax.set_mesh`; empty if there is none, or under a trace, which has only axes."""
+    if not jax.sharding.get_abstract_mesh().empty:
+        with contextlib.suppress(ValueError):
+            return jax.sharding.get_mesh()
+    return _NO_MESH
+
+
+_NO_MESH = Mesh(np.empty((), object), ())
+
+
+def within_reach(place: Place) -> Place:
+    """`place`, or all of the mesh in use if a program traced under it cannot make a leaf there."""
+    mesh = _mesh()
+    if mesh.empty or getattr(place.sharding, "mesh", None) == mesh:
+        return place
+    elsewhere = place.sharding is not None and place.sharding.device_set != set(mesh.devices.flat)
+    if elsewhere or AxisType.Explicit in mesh.axis_types:
+        return Place(NamedSharding(mesh, PartitionSpec()))
+    return place
+
+
+def copied(values: Any, place: Place) -> Array:
+    """`values` at `place`, in memory of their own."""
+    if is_concrete(values) and (place.sharding or _uncommitted_at(values, place.device)):
+        with at(Place(values.sharding if values.committed else None)):
+            copy = values.copy()
+    else:  # Only what comes from the host is free of the device that it was committed to.
+        with at(place):
+            copy = jnp.array(_on_host(values))
+    return copy if place.sharding in (None, copy.sharding) else jax.device_put(copy, place.sharding)
+
+
+def _uncommitted_at(values: Array, device: Device | None) -> bool:
+    return not values.committed and values.device == (device or _default_device())
+
+
+def _on_host(values: Any) -> Any:
+    if not jnp.issubdtype(dtype_of(values), jax.dtypes.prng_key):
+        return np.asarray(values)
+    data: Any = np.asarray(jax.random.key_data(values))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(values))
 
 
 def _default_device() -> Device:
@@ -75,7 +127,7 @@ def _usable(path: Path, shape: tuple, sharding: Sharding) -> Sharding:
     """The sharding of an abstract leaf, on devices, with an equal part on each."""
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
         # jax.eval_shape knows the axes of a mesh, not its devices: they are those of set_mesh.
-        mesh = jax.sharding.get_mesh()
+        mesh = _mesh()
         if mesh.empty or mesh.abstract_mesh != sharding.mesh:
             raise ValueError(
                 f"{show(path)!r} cannot be made with {sharding}, over an abstract mesh: call "

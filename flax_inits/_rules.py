@@ -69,10 +69,13 @@ def _check_initializer(where: Where, init: Any) -> None:
     if isinstance(init, Mapping) and init and isinstance(where, str):
         inner = f"{where}/{next(iter(init))}"
         raise TypeError(f"{has} a mapping, but rules do not nest: write {{{inner!r}: ...}}.")
-    number = isinstance(init, int | float)
-    such_as = f"flax_inits.constant({init})" if number else "flax_inits.normal(0.02)"
+    shown, such_as = repr(init), "flax_inits.normal(0.02)"
+    if isinstance(init, int | float):
+        such_as = f"flax_inits.constant({init})"
+    elif hasattr(init, "dtype"):
+        shown, such_as = f"an array of shape {np.shape(init)}", "flax_inits.from_array(x)"
     raise TypeError(
-        f"{has} {init!r} where an initializer must be: a callable (key, shape, dtype) -> array, "
+        f"{has} {shown} where an initializer must be: a callable (key, shape, dtype) -> array, "
         f"such as {such_as}."
     )
 

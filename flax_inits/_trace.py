@@ -13,10 +13,10 @@ from ._errors import noted
 from ._execute import Task, execute
 from ._jaxpr import Traced, trace
 from ._keys import Deriver, Words, is_key_dtype
-from ._leaves import Device, Place, on_device, struct_of
+from ._leaves import Place, at, copied, struct_of, within_reach
 from ._paths import path_hash
 from ._recipe import Job, plan
-from ._rules import Rule, by_path, like, note
+from ._rules import Rule, by_path, cast, like, note
 from ._types import Array, Key, Path
 
 _NEEDS_VALUES = (
@@ -47,15 +47,27 @@ def compute(
     """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`."""
     traced = _traced(fun, key)
     made: dict[int, Array] = {}
-    for device, shardings in _together(places):
-        with on_device(device):
+    for place, shardings in _together({i: within_reach(p) for i, p in places.items()}):
+        with at(place):
             jobs = None if traced is None else jobs_of(traced, shardings)
             if jobs is None:
                 made.update(_whole(fun, key, shardings))
             else:
                 deriver = Deriver([key])
                 made.update(execute([(job, deriver) for job in jobs]))
-    return made
+    return _arrived(made, places)
+
+
+def _arrived(made: Mapping[int, Array], places: Mapping[int, Place]) -> dict[int, Array]:
+    """Leaves where they belong, also those that were out of reach."""
+
+    def arrived(leaf: Array, place: Place) -> bool:
+        return not leaf.committed if place.sharding is None else leaf.sharding == place.sharding
+
+    return {
+        i: leaf if arrived(leaf, places[i]) else cast(copied(leaf, places[i]), leaf)
+        for i, leaf in made.items()
+    }
 
 
 def _traced(fun: Callable[[Key], Any], key: Key) -> Traced | None:
@@ -71,15 +83,15 @@ def _traced(fun: Callable[[Key], Any], key: Key) -> Traced | None:
 
 def _together(
     places: Mapping[int, Place],
-) -> Iterable[tuple[Device | None, dict[int, Sharding | None]]]:
+) -> Iterable[tuple[Place, dict[int, Sharding | None]]]:
     """Leaves that one program may make: what is made on the same devices."""
     known: dict[Place, Any] = {}
-    groups: dict[Any, tuple[Device | None, dict[int, Sharding | None]]] = {}
+    groups: dict[Any, tuple[Place, dict[int, Sharding | None]]] = {}
     for i, place in places.items():
         if place not in known:
             sharding = place.sharding
             known[place] = place.device if sharding is None else frozenset(sharding.device_set)
-        groups.setdefault(known[place], (place.device, {}))[1][i] = place.sharding
+        groups.setdefault(known[place], (place, {}))[1][i] = place.sharding
     return groups.values()
 
 
@@ -118,21 +130,21 @@ class Wish(NamedTuple):
 def draw(key: Key, wishes: Mapping[int, Wish]) -> dict[int, Array]:
     """Each wish by its rule, at its stored shape, with the key that its path gives."""
     fold, planner = _folder(key), _Planner(key)
-    tasks: dict[Device | None, list[Task]] = {}
+    tasks: dict[Place, list[Task]] = {}
     alone: list[tuple[int, Wish]] = []
     for i, wish in wishes.items():
         with noted(note(wish.path, wish.rule)):
-            job = planner.job(wish)
+            job, place = planner.job(wish)
         if job is None:
             alone.append((i, wish))
         else:
             task = job._replace(positions=(i,)), Deriver([fold(wish.path)])
-            tasks.setdefault(wish.place.device, []).append(task)
+            tasks.setdefault(place, []).append(task)
     made = {i: _alone(key, wish) for i, wish in alone}
-    for device, group in tasks.items():
-        with on_device(device):
+    for place, group in tasks.items():
+        with at(place):
             made.update(execute(group))
-    return made
+    return _arrived(made, {i: wish.place for i, wish in wishes.items()})
 
 
 def _folder(key: Key) -> Callable[[Path], Any]:
@@ -155,32 +167,45 @@ class _Planner:
         self._key = key
         # By the identity of initializers: within one call it says enough, across calls it would
         # mistake one whose attributes were changed for what it was.
-        self._known: dict[Any, Job | None] = {}
+        self._known: dict[Any, tuple[Job | None, Place]] = {}
 
-    def job(self, wish: Wish) -> Job | None:
-        """What makes the leaf, given the key of its path; None if no recipe can."""
+    def job(self, wish: Wish) -> tuple[Job | None, Place]:
+        """What makes the leaf, given the key of its path, and where; no job if none can."""
         struct = struct_of(wish.leaf)
         known = (id(wish.rule.init), struct, wish.place)
         if known not in self._known:
             self._known[known] = self._plan(wish, struct)
         return self._known[known]
 
-    def _plan(self, wish: Wish, struct: jax.ShapeDtypeStruct) -> Job | None:
+    def _plan(self, wish: Wish, struct: jax.ShapeDtypeStruct) -> tuple[Job | None, Place]:
         init = wish.rule.init
 
         def values(key: Key) -> Array:
             return like(init(key, struct.shape, struct.dtype), struct, init)
 
-        with on_device(wish.place.device):
+        # Under no mesh, so that values and programs do not depend on the one in use.
+        home = Place(device=wish.place.device)
+        try:
+            return self._job(values, home, wish.place.sharding), home
+        except Exception:
+            if jax.sharding.get_abstract_mesh().empty:
+                raise
+        # Unless the initializer itself names axes of that mesh.
+        reached = within_reach(wish.place)
+        return self._job(values, reached, reached.sharding), reached
+
+    def _job(
+        self, values: Callable[[Key], Array], place: Place, sharding: Sharding | None
+    ) -> Job | None:
+        with at(place):
             traced = _traced(values, self._key)
-            jobs = None if traced is None else jobs_of(traced, {0: wish.place.sharding})
+            jobs = None if traced is None else jobs_of(traced, {0: sharding})
         return jobs[0] if jobs else None
 
 
 def _alone(key: Key, wish: Wish) -> Array:
-    with on_device(wish.place.device):
-        leaf = struct_of(wish.leaf)
-        made = _whole(
-            lambda key: [by_path(key, wish.path, leaf, wish.rule)], key, {0: wish.place.sharding}
-        )
-    return made[0]
+    leaf, place = struct_of(wish.leaf), within_reach(wish.place)
+    with at(place):
+        return _whole(
+            lambda key: [by_path(key, wish.path, leaf, wish.rule)], key, {0: place.sharding}
+        )[0]
