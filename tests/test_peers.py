@@ -1,6 +1,7 @@
 """Against other libraries, live: jax always; torch, keras and haiku where installed."""
 
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,17 @@ def test_jax_orthogonal_bit_for_bit(shape, column_axis):
     theirs = jax.jit(jax.nn.initializers.orthogonal(1.5, column_axis), static_argnums=1)
     ours = fi.orthogonal(1.5, column_axis)
     np.testing.assert_array_equal(ours(KEY, shape), theirs(KEY, shape))
+
+
+def test_orthogonal_costs_no_more_than_jax():
+    def compiled(init):
+        return jax.jit(lambda key: init(key, (256, 256), jnp.float32)).lower(KEY).compile()
+
+    ours, theirs = map(compiled, (fi.orthogonal(), jax.nn.initializers.orthogonal()))
+    calls = [re.findall(r'custom_call_target="(\w+)"', each.as_text()) for each in (ours, theirs)]
+    assert sorted(calls[0]) == sorted(calls[1])  # the decomposition, and nothing else
+    bytes_used = [each.memory_analysis().temp_size_in_bytes for each in (ours, theirs)]
+    assert bytes_used[0] <= bytes_used[1]
 
 
 def test_jax_delta_orthogonal():

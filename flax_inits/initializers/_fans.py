@@ -120,7 +120,8 @@ def scaled_by_shape(
             return jnp.zeros(shape, dtype)  # no negative zeros
         values = sample(key, shape, wide) * jnp.asarray(scale, wide)
         if is_narrow(dtype) and isinstance(scale, np.floating | float):
-            values = clip(values, *round_inwards(-reach * scale, reach * scale, dtype))
+            limit = reach * float(scale)
+            values = clip(values, *round_inwards(-limit, limit, dtype))
         return values.astype(dtype)
 
     return Draw(draw, kinds=kinds, widen=False)
