@@ -32,7 +32,9 @@ class _Sample:
 
 
 def tracing() -> bool:
-    """Whether operations are being staged (`jit`, `vmap`, `eval_shape`, ...), not computed."""
+    """Whether operations are staged (`jit`, `eval_shape`, ...) or must not be (`disable_jit`)."""
+    if jax.config.jax_disable_jit:
+        return True
     # Of all operations, this one compiles nothing where it is computed.
     return isinstance(jax.device_put(np.int32(0)), Tracer)
 

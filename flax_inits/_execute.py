@@ -151,7 +151,9 @@ def execute(
 ) -> dict[int, Array]:
     """All leaves by position; `done` hears of each job when its leaves are under way."""
     results: dict[int, Array] = {}
-    with _compilers(runs := programs(tasks)) as submit:
+    runs = programs(tasks)
+    # Keys and rows move between host and device on purpose, whatever guards the caller's code.
+    with jax.transfer_guard("allow"), _compilers(runs) as submit:
         compiled = [_programs.get(run.key, run.lower, run.options, submit) for run in runs]
         for job, deriver in tasks:
             if job.recipe.program is None:
