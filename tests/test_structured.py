@@ -1,12 +1,16 @@
 """Orthogonal, convolutional and tabulated initializers do what they are for."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases_catalogue import CASES
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
+from test_contract import partition
 
 import flax_inits as fi
 from flax_inits.initializers._base import initializer
@@ -126,6 +130,20 @@ def test_what_is_tabulated_needs_its_sizes():
     for init in (fi.stft(), fi.sinusoidal(), fi.sincos_2d()):
         with pytest.raises(ValueError, match="needs to know these sizes, got the symbolic"):
             jax.eval_shape(lambda key, init=init: init(key, sizes), KEY)
+
+
+def test_shards_are_made_without_talking():
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    # These two count or repeat along a whole axis.
+    cases = [c for c in CASES if not c.id.startswith(("sparse", "chrono"))]
+    shardings = {c.id: NamedSharding(mesh, partition(c.shape)) for c in cases}
+    draw = jax.jit(
+        lambda key: {c.id: c.make()(key, c.shape) for c in cases}, out_shardings=shardings
+    )
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    text = jax.jit(make, out_shardings=shardings).lower(KEY).compile(options).as_text()
+    assert "f32[4,3]" in text  # an eighth of (8, 12)
+    assert not re.findall("all-gather|all-reduce|all-to-all|collective-permute", text)
 
 
 # Convolutions

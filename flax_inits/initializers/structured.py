@@ -65,6 +65,8 @@ def sparse(
 ) -> Draw:
     """Values of `base` with exactly `⌈sparsity · n⌉` zeros along `axis`, elsewhere in each column.
 
+    Which ones is settled along the whole axis: devices that share it exchange random numbers.
+
     Args:
         sparsity: the share of zeros, from 0 to 1.
         base: the initializer of the values; called with the whole shape.
