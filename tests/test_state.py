@@ -1,0 +1,265 @@
+"""Training states: params, moments and further trees, together or not at all."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compiles import count_compiles
+from flax import nnx, struct
+from flax.core import freeze
+from flax.training.train_state import TrainState
+
+import flax_inits
+from flax_inits import reinit_state
+
+KEY = jax.random.key(0)
+X = jnp.array([[1.0, 2.0, 3.0], [3.0, 1.0, 0.0]])
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(4, name="body")(x)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        return nn.Dense(2, name="head")(x)
+
+
+MODEL = Net()
+VARIABLES = MODEL.init(KEY, X)
+
+
+class FullState(TrainState):
+    batch_stats: Any
+    ema_params: Any
+
+
+def trained(tx=None, freezer=lambda tree: tree):
+    """A state after one step of gradients that are 1 everywhere."""
+    params = freezer(VARIABLES["params"])
+    state = FullState.create(
+        apply_fn=MODEL.apply,
+        params=params,
+        tx=optax.adam(0.1) if tx is None else tx,
+        batch_stats=jax.tree.map(lambda leaf: leaf + 3, VARIABLES["batch_stats"]),
+        ema_params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params),
+    )
+    return state.apply_gradients(grads=jax.tree.map(jnp.ones_like, params))
+
+
+def replaced(old, new):
+    pairs = zip(flax_inits.paths(old), jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    return {"/".join(path) for path, a, b in pairs if a is not b}
+
+
+def head(prefix):
+    return {f"{prefix}/head/bias", f"{prefix}/head/kernel"}
+
+
+@pytest.mark.parametrize("freezer", [lambda tree: tree, freeze])
+def test_params_and_moments_together(freezer):
+    state = trained(freezer=freezer)
+    rules = {"head/kernel": flax_inits.normal(0.1), "head/bias": flax_inits.zeros()}
+    new = reinit_state(KEY, state, rules)
+    assert replaced(state, new) == head("params") | head("opt_state/0/mu") | head("opt_state/0/nu")
+    assert type(new) is FullState and new.step == 1 and type(new.params) is type(state.params)
+    expected = flax_inits.reinit(KEY, state.params, rules)
+    jax.tree.map(np.testing.assert_array_equal, new.params, expected)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(new.opt_state[0].mu["head"]))
+    new.apply_gradients(grads=jax.tree.map(jnp.ones_like, new.params))
+
+
+def test_by_init_fn():
+    state = trained()
+    new = reinit_state(KEY, state, "head", init_fn=lambda key: MODEL.init(key, X)["params"])
+    np.testing.assert_array_equal(
+        new.params["head"]["kernel"], jax.jit(MODEL.init)(KEY, X)["params"]["head"]["kernel"]
+    )
+    assert head("opt_state/0/mu") < replaced(state, new)
+
+
+def test_further_trees_are_named():
+    state = trained()
+    stats = {"norm/mean": flax_inits.zeros(), "norm/var": flax_inits.ones()}
+    new = reinit_state(
+        KEY,
+        state,
+        {"head": flax_inits.normal(0.1)},
+        extra={"ema_params": None, "batch_stats": stats},
+    )
+    np.testing.assert_array_equal(
+        new.ema_params["head"]["kernel"], new.params["head"]["kernel"].astype(jnp.bfloat16)
+    )
+    assert replaced(state.ema_params, new.ema_params) == {"head/bias", "head/kernel"}
+    assert not new.batch_stats["norm"]["mean"].any() and state.batch_stats["norm"]["mean"].all()
+    fresh = reinit_state(
+        KEY,
+        state,
+        {"head": flax_inits.normal(0.1)},
+        extra={"batch_stats": ("**", lambda key: MODEL.init(key, X)["batch_stats"])},
+    )
+    np.testing.assert_array_equal(fresh.batch_stats["norm"]["var"], np.ones(4, np.float32))
+    assert fresh.ema_params is state.ema_params
+
+
+def test_copies_have_memory_of_their_own():
+    state = trained().replace(ema_params=VARIABLES["params"])
+    new = reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, extra={"ema_params": None})
+    pointers = {
+        tree["head"]["kernel"].unsafe_buffer_pointer() for tree in (new.params, new.ema_params)
+    }
+    assert len(pointers) == 2
+
+
+def test_a_tree_of_its_own_gets_values_of_its_own():
+    """Two networks of equal structure must not start equal, as an actor and a critic."""
+    state = trained().replace(ema_params=VARIABLES["params"])
+    rules = {"head/kernel": flax_inits.normal(0.1)}
+    new = reinit_state(KEY, state, rules, extra={"ema_params": rules})
+    assert (new.params["head"]["kernel"] != new.ema_params["head"]["kernel"]).any()
+
+
+def test_options_reach_the_optimizer():
+    labels = {"body": "rest", "norm": "rest", "head": "head"}
+    state = trained(optax.partition({"rest": optax.adam(0.1), "head": optax.adam(0.1)}, labels))
+    new = reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, counts="reset")
+    counts = {name: int(s.inner_state[0].count) for name, s in new.opt_state.inner_states.items()}
+    assert counts == {"rest": 1, "head": 0}
+    with pytest.raises(ValueError, match="cannot be split by param"):
+        reinit_state(
+            KEY,
+            trained(optax.flatten(optax.adam(0.1))),
+            {"head": flax_inits.normal(0.1)},
+            strict=True,
+        )
+    allowed = {"head": flax_inits.normal(0.1), "tail": flax_inits.normal(0.1)}
+    reinit_state(KEY, state, allowed, allow_unmatched=True)
+
+
+def test_nothing_changes_when_something_fails():
+    state = trained()
+    before = jax.tree.leaves(state)
+    failing = {"norm/nothing": flax_inits.zeros()}
+    with pytest.raises(ValueError, match="'norm/nothing' selects no leaf"):
+        reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, extra={"batch_stats": failing})
+    assert all(a is b for a, b in zip(before, jax.tree.leaves(state), strict=True))
+    assert not any(leaf.is_deleted() for leaf in before if isinstance(leaf, jax.Array))
+
+
+def test_under_jit_and_on_a_mesh():
+    state = trained()
+    rules = {"head/kernel": flax_inits.normal(0.1)}
+    eager = reinit_state(KEY, state, rules)
+    jitted = jax.jit(functools.partial(reinit_state, rules=rules))(KEY, state)
+    jax.tree.map(np.testing.assert_array_equal, eager, jitted)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.device_put(state.replace(step=jnp.asarray(state.step)), everywhere)
+    reinit_state(KEY, state, rules)
+    with count_compiles() as count:
+        new = reinit_state(KEY, state, rules)
+    assert count.programs == 0
+    assert {leaf.sharding for leaf in jax.tree.leaves(new)} == {everywhere}
+
+
+def test_other_states():
+    @struct.dataclass
+    class Own:
+        params: Any
+        opt_state: Any
+        tx: Any = struct.field(pytree_node=False)
+
+    tx, params = optax.adam(0.1), {"head": jnp.ones(2)}
+    new = reinit_state(KEY, Own(params, tx.init(params), tx), {"head": flax_inits.zeros()})
+    assert type(new) is Own and not new.params["head"].any()
+    with pytest.raises(TypeError, match="dict has no params and no opt_state and no tx and no rep"):
+        reinit_state(KEY, {"params": params}, {"head": flax_inits.zeros()})
+
+
+def test_fp8_scales_are_no_params_of_the_optimizer():
+    """As TrainState has it: what is overwritten by its gradient is not in the optimizer's state."""
+    params = {
+        "params": {"body": jnp.ones(2), "head": jnp.ones(2)},
+        "_overwrite_with_gradient": {"scale": jnp.ones(1)},
+    }
+    state = TrainState.create(apply_fn=None, params=params, tx=optax.adam(0.1))
+    new = reinit_state(KEY, state, {"params/head": flax_inits.zeros()})
+    assert replaced(state.opt_state, new.opt_state) == {"0/mu/head", "0/nu/head"}
+    new = reinit_state(KEY, state, {"_overwrite_with_gradient": flax_inits.zeros()})
+    assert new.opt_state is state.opt_state
+
+
+@pytest.mark.parametrize("name", ["step", "params", "batch_stat"])
+def test_extra_names_further_trees(name):
+    with pytest.raises(ValueError, match=f"extra names '{name}', which is no further tree of Full"):
+        reinit_state(KEY, trained(), {"head": flax_inits.normal(0.1)}, extra={name: None})
+
+
+def test_extra_without_the_leaves():
+    state = trained()
+    with pytest.raises(ValueError, match="copies the new params, but that tree has no leaf at"):
+        reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, extra={"batch_stats": None})
+    with pytest.raises(TypeError, match="model is for an nnx.Optimizer; FullState has its params"):
+        reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, model=MODEL)
+
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        self.body = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.norm(self.body(x)))
+
+
+def nnx_trained(kind=nnx.Optimizer):
+    model = Model(nnx.Rngs(0))
+    optimizer = kind(model, optax.adam(0.1), wrt=nnx.Param)
+    grads = nnx.grad(lambda model: ((model(X) + 1) ** 2).sum() + model.head.kernel[...].sum())(
+        model
+    )
+    optimizer.update(*([model] if kind is nnx.Optimizer else []), grads)
+    return model, optimizer, grads
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_nnx_optimizer_and_model_are_updated_in_place():
+    model, optimizer, grads = nnx_trained()
+    body = model.body.kernel[...]
+    kept = optimizer.opt_state[0].mu["body"]["kernel"]
+    same = reinit_state(KEY, optimizer, {"head/kernel": flax_inits.zeros()}, model=model)
+    assert same is optimizer and int(optimizer.step[...]) == 1
+    assert not model.head.kernel[...].any() and model.body.kernel[...] is body
+    mu = optimizer.opt_state[0].mu
+    assert not mu["head"]["kernel"][...].any() and mu["head"]["bias"][...].any()
+    assert mu["body"]["kernel"] is kept and kept[...].any()
+    assert int(optimizer.opt_state[0].count[...]) == 1
+    optimizer.update(model, grads)
+
+
+def test_nnx_changes_nothing_when_something_fails():
+    model, optimizer, _ = nnx_trained()
+    before = leaves(nnx.state(model)) + leaves(optimizer.opt_state)
+    with pytest.raises(ValueError, match="counts='reset' needs all params that share a count"):
+        reinit_state(KEY, optimizer, {"head": flax_inits.zeros()}, model=model, counts="reset")
+    after = leaves(nnx.state(model)) + leaves(optimizer.opt_state)
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+
+
+def test_nnx_model_and_optimizer():
+    model, optimizer, _ = nnx_trained(nnx.ModelAndOptimizer)
+    reinit_state(KEY, optimizer, {"head/kernel": flax_inits.zeros()})
+    assert not model.head.kernel[...].any()
+    model, optimizer, _ = nnx_trained()
+    with pytest.raises(TypeError, match="does not hold its model: call .*model=model"):
+        reinit_state(KEY, optimizer, {"head/kernel": flax_inits.zeros()})
+    with pytest.raises(ValueError, match="an nnx.Optimizer has none"):
+        reinit_state(KEY, optimizer, {"head": flax_inits.zeros()}, model=model, extra={"ema": None})
