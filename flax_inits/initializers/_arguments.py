@@ -90,9 +90,9 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {shown(item)}" for key, item in value.items()) + "}"
     name = getattr(value, "__name__", None)
-    if name is None:
+    if name is None or hasattr(value, "draw"):  # an initializer's name is not the call that made it
         return repr(value)
-    for module in (jax.random, jax.nn.initializers, jnp, np):
+    for module in (jax.random, jax.nn, jax.nn.initializers, jnp, np):
         if getattr(module, name, None) is value:
             return f"{module.__name__}.{name}"
     return getattr(value, "__qualname__", name)
