@@ -11,7 +11,6 @@ compilation included. "peak" is the growth of the process's resident memory beyo
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
