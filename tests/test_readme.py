@@ -10,6 +10,8 @@ import jax
 import optax
 import pytest
 
+import flax_inits
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 NOT_RUN = "<!-- not run -->"
@@ -67,3 +69,8 @@ def test_floors_are_those_of_the_package():
     flat = " ".join(README.split())
     assert all(words in flat for words in stated), f"README must state {stated}"
     assert project["requires-python"].removeprefix(">=") in flat
+
+
+def test_the_catalogue_is_that_of_the_package():
+    assert flax_inits.catalogue().markdown().strip() in README
+    assert f"All {len(flax_inits.catalogue())} initializers" in README
