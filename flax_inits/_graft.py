@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._call import tracing
-from ._leaves import check_usable, copied, dtype_of, laid_out, place_of
+from ._leaves import at, check_usable, copied, dtype_of, laid_out, place_of
 from ._paths import describe, flatten, nothing_selected, resolve, show
 from ._rules import cast, missing
 from ._types import Path, PyTree, Where
@@ -76,4 +76,6 @@ def _check(path: Path, leaf: Any, given: dict[Path, Any], by: str) -> None:
 def _grafted(path: Path, donated: Any, leaf: Any) -> Any:
     if isinstance(donated, Tracer) or tracing():
         return laid_out(cast(donated, leaf), leaf)
-    return cast(copied(donated, place_of(path, leaf)), leaf)
+    place = place_of(path, leaf)
+    with at(place):
+        return cast(copied(donated, place), leaf)

@@ -102,7 +102,7 @@ def copied(values: Any, place: Place) -> Array:
             copy = values.copy()
     else:  # Only what comes from the host is free of the device that it was committed to.
         with at(place):
-            copy = jnp.array(_on_host(values))
+            copy = jax.device_put(_on_host(values)).copy()
     return copy if place.sharding in (None, copy.sharding) else jax.device_put(copy, place.sharding)
 
 
@@ -112,8 +112,8 @@ def _uncommitted_at(values: Array, device: Device | None) -> bool:
 
 def _on_host(values: Any) -> Any:
     if not jnp.issubdtype(dtype_of(values), jax.dtypes.prng_key):
-        return np.asarray(values)
-    data: Any = np.asarray(jax.random.key_data(values))
+        return jax.device_get(values)
+    data: Any = jax.device_get(jax.random.key_data(values))
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(values))
 
 
@@ -148,7 +148,9 @@ def laid_out(values: Array, leaf: Any) -> Array:
     sharding = jax.typeof(leaf).sharding if isinstance(leaf, jax.Array) else None
     if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types:
         return values
-    return jax.sharding.reshard(values, sharding)
+    # Without jax.set_mesh, JAX knows no devices for a type, and leaves sharding to the compiler.
+    known = sharding.mesh == jax.sharding.get_abstract_mesh()
+    return jax.sharding.reshard(values, sharding) if known else values
 
 
 def check_leaf(path: Path, leaf: Any, by: str) -> None:

@@ -61,17 +61,20 @@ def compute(
 def _arrived(made: Mapping[int, Array], places: Mapping[int, Place]) -> dict[int, Array]:
     """Leaves where they belong, also those that were out of reach."""
 
-    def arrived(leaf: Array, place: Place) -> bool:
-        return not leaf.committed if place.sharding is None else leaf.sharding == place.sharding
+    return {i: _brought(leaf, places[i]) for i, leaf in made.items()}
 
-    return {
-        i: leaf if arrived(leaf, places[i]) else cast(copied(leaf, places[i]), leaf)
-        for i, leaf in made.items()
-    }
+
+def _brought(leaf: Array, place: Place) -> Array:
+    if not leaf.committed if place.sharding is None else leaf.sharding == place.sharding:
+        return leaf
+    with at(place):
+        return cast(copied(leaf, place), leaf)
 
 
 def _traced(fun: Callable[[Key], Any], key: Key) -> Traced | None:
-    """`fun` as a graph; None if it cannot be traced."""
+    """`fun` as a graph; None if it cannot be traced, or must not."""
+    if jax.config.jax_disable_jit:
+        return None
     try:
         traced = trace(fun, jax.ShapeDtypeStruct(key.shape, key.dtype))
     except _NEEDS_VALUES:
