@@ -60,7 +60,6 @@ def compute(
 
 def _arrived(made: Mapping[int, Array], places: Mapping[int, Place]) -> dict[int, Array]:
     """Leaves where they belong, also those that were out of reach."""
-
     return {i: _brought(leaf, places[i]) for i, leaf in made.items()}
 
 

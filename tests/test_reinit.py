@@ -1,11 +1,13 @@
 """Reinit: the right leaves, the stated values, and everything else exactly as it was."""
 
 import collections
+import os
 import re
 import subprocess
 import sys
 
 import flax.linen as nn
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from compiles import count_compiles
 from flax import nnx, struct
 from flax.core import FrozenDict, freeze
+from hypothesis import strategies as st
 from jax import lax
 
 import flax_inits as fi
@@ -78,21 +81,24 @@ class TestValues:
 
     def test_two_hash_seeds_agree(self):
         code = (
-            "import jax, jax.numpy as jnp, flax_inits as fi; "
-            "p = {n: {'kernel': jnp.ones((3, 2)), 'ä/b': jnp.ones(2)} for n in ('Dense_1', 'é')};"
-            "o = fi.reinit(jax.random.key(0), p, {'**': fi.normal(1.0)}); "
-            "print(b''.join(x.tobytes() for x in jax.tree.leaves(o)).hex())"
+            "import jax, jax.numpy as jnp, flax_inits as fi\n"
+            "names = ('Dense_1', 'é')\n"
+            "params = {n: {'kernel': jnp.ones((3, 2)), 'ä/b': jnp.ones(2)} for n in names}\n"
+            "after = fi.reinit(jax.random.key(0), params, {'**': fi.normal(1.0)})\n"
+            "bits = b''.join(leaf.tobytes() for leaf in jax.tree.leaves(after)).hex()\n"
         )
-        runs = [
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdout=subprocess.PIPE,
-                env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
-            )
-            for seed in ("1", "2")
-        ]
-        one, two = (run.communicate()[0] for run in runs)
-        assert one == two and len(one) > 100
+        here = {}
+        exec(code, here)
+        seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+        other = subprocess.run(
+            [sys.executable, "-c", code + "print(bits, hash('a'))"],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        bits, hashed = other.stdout.split()
+        assert bits == here["bits"] and int(hashed) != hash("a")
 
     @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
     def test_typed_keys_of_every_implementation(self, impl):
@@ -243,6 +249,36 @@ class TestContainers:
 
     def test_a_bare_leaf(self):
         assert (fi.reinit(KEY, jnp.ones(3), {"**": fi.zeros()}) == 0).all()
+
+
+NAMES = st.sampled_from(["a", "b", "Dense_1", "Dense_10", "count", "x/y", "e[0]"])
+LEAVES = st.sampled_from([(), (3,), (2, 3), (0, 2), None])
+TREES = st.dictionaries(
+    NAMES,
+    st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner) | st.lists(inner, max_size=3)),
+    min_size=1,
+)
+
+
+class TestAnyTree:
+    @hypothesis.given(shapes=TREES, data=st.data())
+    @hypothesis.settings(max_examples=40)
+    def test_what_is_not_chosen_is_the_same_and_what_is_depends_on_its_path_alone(
+        self, shapes, data
+    ):
+        is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+        params = jax.tree.map(jnp.ones, shapes, is_leaf=is_shape)
+        paths, leaves = fi.paths(params), jax.tree.leaves(params)
+        hypothesis.assume(paths)
+        chosen = data.draw(st.sets(st.sampled_from(paths), min_size=1))
+        after = fi.reinit(KEY, params, [(lambda path, leaf: path in chosen, fi.normal(1.0))])
+        assert jax.tree.structure(after) == jax.tree.structure(params)
+        for path, old, new in zip(paths, leaves, jax.tree.leaves(after), strict=True):
+            if path in chosen:
+                key = jax.random.fold_in(KEY, path_hash(path))
+                assert_same_bits(new, fi.normal(1.0)(key, old.shape))
+            else:
+                assert new is old
 
 
 class TestDtypes:

@@ -28,10 +28,8 @@ GRID = mesh((4, 2), ("x", "y"), AxisType.Auto)
 TYPED = mesh((4, 2), ("x", "y"), AxisType.Explicit)
 SHARDINGS = {
     "line": NamedSharding(LINE, P("x")),
-    "columns": NamedSharding(LINE, P(None, "x")),
     "replicated": NamedSharding(LINE, P()),
     "grid": NamedSharding(GRID, P("x", "y")),
-    "both": NamedSharding(GRID, P(("x", "y"))),
     "typed": NamedSharding(TYPED, P("x", "y")),
     "device": SingleDeviceSharding(DEVICES[3]),
     "few": NamedSharding(Mesh(DEVICES[2:4], ("x",)), P("x")),
