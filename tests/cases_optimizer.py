@@ -51,6 +51,13 @@ def as_matrices(tree):
     return jax.tree.map(lambda leaf: C.MuonDimensionNumbers(), tree)
 
 
+def scale_by_muon():
+    """Older releases take matrices only; newer ones want to be told what is a matrix."""
+    known = inspect.signature(C.scale_by_muon).parameters
+    name = "weight_dimension_numbers"
+    return C.scale_by_muon(**({name: as_matrices} if name in known else {}))
+
+
 LAYERWISE = {"body": optax.adam(LR), "count": optax.sgd(LR, 0.9)}
 
 
@@ -140,7 +147,7 @@ SPECIAL = {
     "scale_by_lbfgs": (lambda: optax.scale_by_lbfgs(3), plain),
     "scale_by_madgrad": (lambda: C.scale_by_madgrad(LR), plain),
     "scale_by_muon": (
-        lambda: optax.masked(C.scale_by_muon(weight_dimension_numbers=as_matrices), only_kernels),
+        lambda: optax.masked(scale_by_muon(), only_kernels),
         plain,
     ),
     "scale_by_polyak": (optax.scale_by_polyak, with_value),
