@@ -14,9 +14,11 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 ARGUMENTS = {
     "benchmark_bits.py": ["--side", "256", "--rounds", "1"],
     "benchmark_init.py": ["--small"],
+    "plasticity.py": ["--small"],
+    "transfer.py": ["--runs", "1"],
 }
 # Scripts that take more than a few seconds even so.
-SLOW = {"benchmark_init.py"}
+SLOW = {"benchmark_init.py", "plasticity.py", "transfer.py"}
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
 ALLOWED: dict[str, list[str]] = {}
 
