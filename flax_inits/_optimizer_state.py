@@ -81,14 +81,11 @@ def reinit_state(
         return state
     _check_state(state, extra, model)
     params, opt_state, changed = renewed(state.params, state.opt_state, state.tx)
-    fields = {"params": params, "opt_state": opt_state}
-    for name, how in (extra or {}).items():
-        tree = getattr(state, name)
-        if how is None:
-            fields[name] = _followed(tree, params, changed)
-        else:
-            fields[name] = _reinit_extra(jax.random.fold_in(key, path_hash((name,))), tree, how)
-    return state.replace(**fields)
+    further = {
+        name: _further(key, name, getattr(state, name), how, params, changed)
+        for name, how in (extra or {}).items()
+    }
+    return state.replace(params=params, opt_state=opt_state, **further)
 
 
 def _trained(params: PyTree) -> PyTree:
@@ -116,10 +113,16 @@ def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> Non
             )
 
 
-def _reinit_extra(key: Key, tree: PyTree, how: Any) -> PyTree:
+def _further(
+    key: Key, name: str, tree: PyTree, how: Any, params: PyTree, changed: list[bool]
+) -> PyTree:
+    """A tree of `extra`: with copies of the new params, or by rules and a key of its own."""
+    if how is None:
+        return _followed(tree, params, changed)
+    own = jax.random.fold_in(key, path_hash((name,)))
     if isinstance(how, tuple) and len(how) == 2 and callable(how[1]):
-        return reinit(key, tree, how[0], init_fn=how[1])
-    return reinit(key, tree, how)
+        return reinit(own, tree, how[0], init_fn=how[1])
+    return reinit(own, tree, how)
 
 
 def _followed(tree: PyTree, params: PyTree, changed: list[bool]) -> PyTree:

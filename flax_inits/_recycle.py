@@ -87,14 +87,10 @@ def recycle(
     Array([[1., 7., 1.],
            [1., 7., 1.]], dtype=float32)
     """
-    if (opt_state is None) != (tx is None):
-        raise TypeError("recycle needs opt_state and tx together: tx makes the fresh entries.")
-    if isinstance(outgoing, str) and outgoing not in ("zero", "keep"):
-        raise ValueError(f"outgoing must be 'zero', 'keep' or an initializer, got {outgoing!r}.")
+    _check_arguments(outgoing, opt_state, tx)
     graph = Graph(params, masks, layers, outgoing)
     found = []
     if tx is not None:
-        check_optimizer(tx)
         found = aligned(entries(tx, params), opt_state)
     drawn = {
         "incoming": _draws(key, params, graph, "incoming", incoming),
@@ -107,6 +103,15 @@ def recycle(
         leaves[i] = edit(leaves[i], values, _masks(graph, edits), norm_factor)
     new = graph.treedef.unflatten(leaves)
     return new if tx is None else (new, _recycled_state(tx, opt_state, new, found, graph))
+
+
+def _check_arguments(outgoing: Any, opt_state: PyTree, tx: Any) -> None:
+    if (opt_state is None) != (tx is None):
+        raise TypeError("recycle needs opt_state and tx together: tx makes the fresh entries.")
+    if isinstance(outgoing, str) and outgoing not in ("zero", "keep"):
+        raise ValueError(f"outgoing must be 'zero', 'keep' or an initializer, got {outgoing!r}.")
+    if tx is not None:
+        check_optimizer(tx)
 
 
 def _masks(graph: Graph, edits: Sequence[Edit]) -> dict[str, Array]:
