@@ -19,7 +19,7 @@ from jax.sharding import Sharding
 
 from . import _pool
 from ._graph import Constant
-from ._keys import Deriver
+from ._keys import Deriver, impl_of, is_key_dtype
 from ._recipe import Job, Recipe
 from ._types import Array
 
@@ -55,7 +55,9 @@ class _Programs:
                 self._futures.popitem(last=False)
         try:
             lowered = lower()
-            submit(self._compile, key, future, lowered, options)
+            task = submit(self._compile, key, future, lowered, options)
+            if task is not None:
+                task.add_done_callback(lambda task: self._cancelled(task, key, future))
         except BaseException as error:
             self._fail(key, future, error)
         return future
@@ -65,6 +67,11 @@ class _Programs:
             future.set_result(_compiled(lowered, options))
         except BaseException as error:
             self._fail(key, future, error)
+
+    def _cancelled(self, task: Future, key: Hashable, future: Future) -> None:
+        """Whoever waits for a program that an interrupted call gave up must hear of it."""
+        if task.cancelled():
+            self._fail(key, future, RuntimeError("The call that compiled this was interrupted."))
 
     def _fail(self, key: Hashable, future: Future, error: BaseException) -> None:
         with self._lock:
@@ -186,8 +193,14 @@ def _known(job: Job, deriver: Deriver) -> Array:
         filled = _misaligned(value.aval.size, job.recipe.fill.dtype)
         filled[:] = job.recipe.fill
         return _owned(filled.reshape(value.aval.shape), sharding)
+    if is_key_dtype(value.aval.dtype):
+        words = _owned(deriver.key_data(value), sharding)
+        return jax.random.wrap_key_data(words, impl=impl_of(value.aval.dtype))
     source = value.value if isinstance(value, Constant) else deriver.argument(job.given[0])
-    return source.copy() if isinstance(source, jax.Array) else _owned(np.asarray(source), sharding)
+    if not isinstance(source, jax.Array):
+        return _owned(np.asarray(source), sharding)
+    closed_over = isinstance(value, Constant) and source.is_fully_addressable
+    return _owned(np.asarray(source), sharding) if closed_over else source.copy()
 
 
 def _owned(values: np.ndarray, sharding: Sharding | None) -> Array:

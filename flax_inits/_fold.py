@@ -36,19 +36,30 @@ def fold(value: Value) -> Any:
 
 
 def _fold_node(value: Output) -> Any:
+    if jnp.issubdtype(value.aval.dtype, jax.dtypes.extended):
+        return None
     inputs = [fold(v) for v in value.node.inputs]
     if any(v is None for v in inputs) or not inputs:
         return None
-    name, dtype = value.node.primitive.name, np.dtype(value.aval.dtype)
+    name = value.node.primitive.name
     if name in RESHAPES:
         return inputs[0]
+    dtype = np.dtype(value.aval.dtype)
     if name == "convert_element_type":
-        return inputs[0].astype(dtype)
+        with np.errstate(all="ignore"):
+            return inputs[0].astype(dtype) if _casts_alike(inputs[0].dtype, dtype) else None
     exact = dtype in (np.float32, np.float64) and all(v.dtype == dtype for v in inputs)
     if not exact or name not in _FOLDS:
         return None
     with np.errstate(all="ignore"):
         return dtype.type(_FOLDS[name](*inputs))
+
+
+def _casts_alike(source: np.dtype, target: np.dtype) -> bool:
+    """Whether NumPy casts as XLA does: not where one wraps and the other saturates."""
+    if jnp.issubdtype(target, jnp.floating):
+        return target.itemsize > 1 and jnp.issubdtype(source, jnp.number)
+    return np.can_cast(source, target, "safe")
 
 
 def _scalar(value: Constant) -> Any:

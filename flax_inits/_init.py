@@ -2,14 +2,13 @@
 
 import collections
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Sharding
 
 from ._call import configuration, tracing
 from ._errors import noted
@@ -17,11 +16,13 @@ from ._execute import execute, programs
 from ._jaxpr import Traced, trace
 from ._keys import Deriver
 from ._paths import flatten, show
+from ._places import Places, asked_for, concrete_mesh
 from ._plan import Plan
 from ._progress import Progress
 from ._reach import with_rules
-from ._recipe import Job, placement
-from ._trace import jobs_of
+from ._recipe import Job
+from ._statics import Statics
+from ._trace import Inline, jobs_of
 from ._types import Path, PyTree, Rules
 
 _KEPT = 32
@@ -75,44 +76,9 @@ def jit_init(
     """
     if not callable(fun):
         raise TypeError(f"jit_init needs a function that makes parameters, got {fun!r}.")
-    statics = _Statics(fun, static_argnums, static_argnames)
-    return JitInit(fun, rules, out_shardings, statics, progress)
-
-
-class _Statics:
-    """Tells an initializer's static arguments from its arrays."""
-
-    def __init__(self, fun: Callable[..., Any], argnums: Any, argnames: Any):
-        numbers = {argnums} if isinstance(argnums, int) else set(argnums or ())
-        names = {argnames} if isinstance(argnames, str) else set(argnames or ())
-        positional = _positional(fun) if numbers or names else []
-        self.numbers = {n % len(positional) if n < 0 else n for n in numbers}
-        self.numbers |= {i for i, name in enumerate(positional) if name in names}
-        self.names = names | {positional[n] for n in self.numbers if n < len(positional)}
-
-    def split(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, tuple]:
-        """The arrays among the arguments, and the static ones as something hashable."""
-        arrays = (
-            [None if i in self.numbers else arg for i, arg in enumerate(args)],
-            {name: arg for name, arg in kwargs.items() if name not in self.names},
-        )
-        static = (
-            tuple((i, arg) for i, arg in enumerate(args) if i in self.numbers),
-            tuple((name, arg) for name, arg in sorted(kwargs.items()) if name in self.names),
-        )
-        return arrays, static
-
-    def join(self, arrays: Any, static: tuple) -> tuple[list, dict[str, Any]]:
-        """The arguments that were split."""
-        args, kwargs = list(arrays[0]), {**arrays[1], **dict(static[1])}
-        for i, arg in static[0]:
-            args[i] = arg
-        return args, kwargs
-
-
-def _positional(fun: Callable[..., Any]) -> list[str]:
-    parameters = inspect.signature(fun).parameters.values()
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    jitted = jax.jit(fun, static_argnums=static_argnums, static_argnames=static_argnames)
+    statics = Statics(fun, static_argnums, static_argnames)
+    return JitInit(fun, rules, out_shardings, statics, progress, jitted)
 
 
 class _Planned(NamedTuple):
@@ -123,6 +89,11 @@ class _Planned(NamedTuple):
     treedef: Any
     shardings: list[Sharding | None]
     jobs: list[Job] | None
+    """None if the whole function must be compiled as it stands."""
+
+    whole: Any
+    """The whole function, jitted."""
+
     reached: dict[Path, str]
 
 
@@ -134,12 +105,13 @@ class JitInit:
         fun: Callable[..., PyTree],
         rules: Rules | None,
         out_shardings: Any,
-        statics: _Statics,
+        statics: Statics,
         progress: bool | None,
+        jitted: Any,
     ):
         functools.update_wrapper(self, fun)
         self._fun, self._rules, self._out_shardings = fun, rules, out_shardings
-        self._statics, self._progress = statics, progress
+        self._statics, self._progress, self._jitted = statics, progress, jitted
         self._known: collections.OrderedDict[Any, _Planned] = collections.OrderedDict()
         self._inlined: dict[tuple, Callable[[Any], PyTree]] = {}
         self._lock = threading.Lock()
@@ -149,10 +121,12 @@ class JitInit:
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves) or tracing():
             return self._inline(args, kwargs)
-        arrays, static = self._statics.split(args, kwargs)
-        planned = self._planned(arrays, static)
+        try:
+            arrays, planned = self._planned(args, kwargs)
+        except Inline:
+            return self._inline(args, kwargs)
         if planned.jobs is None:
-            return self._whole(arrays, static, planned)
+            return planned.whole(arrays)
         deriver = Deriver(jax.tree.leaves(arrays))
         with Progress(self._progress, planned.jobs) as progress:
             made = execute([(job, deriver) for job in planned.jobs], progress.done)
@@ -168,7 +142,7 @@ class JitInit:
         Returns:
             A table that prints well; `rows` is plain data.
         """
-        planned = self._planned(*self._statics.split(args, kwargs))
+        _, planned = self._planned(args, kwargs)
         return Plan.of(
             planned.traced, planned.paths, planned.shardings, planned.jobs, planned.reached
         )
@@ -184,11 +158,9 @@ class JitInit:
             An object whose `compile()` compiles them, also for devices that are not there (with
             `out_shardings` over a mesh of `jax.experimental.topologies`).
         """
-        arrays, static = self._statics.split(args, kwargs)
-        planned = self._planned(arrays, static)
+        arrays, planned = self._planned(args, kwargs)
         if planned.jobs is None:
-            jitted = self._jitted(static, planned)
-            return Lowered(((tuple(planned.paths), jitted.lower(arrays)),))
+            return Lowered(((tuple(planned.paths), planned.whole.lower(arrays)),))
         found = []
         deriver = Deriver(())
         for program in programs([(job, deriver) for job in planned.jobs]):
@@ -210,50 +182,63 @@ class JitInit:
             self._inlined[static] = jax.jit(run)
         return self._inlined[static](arrays)
 
-    def _planned(self, arrays: Any, static: tuple) -> _Planned:
+    def _planned(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, _Planned]:
+        """The arrays among the arguments, and what is known of a call with their like."""
+        try:
+            arrays, static = self._statics.split(args, kwargs)
+            return arrays, self._cached(arrays, static)
+        except TypeError as error:
+            failure = error
+        # In its own words, with the user's names of functions and arguments.
+        self._jitted.trace(*args, **kwargs)
+        raise failure
+
+    def _cached(self, arrays: Any, static: tuple) -> _Planned:
         leaves, treedef = jax.tree.flatten(arrays)
-        mesh = jax.sharding.get_abstract_mesh()
-        signature = tuple(map(_abstract, leaves)), placement(leaves), mesh, configuration()
+        places = tuple(
+            leaf.sharding if getattr(leaf, "committed", False) else None for leaf in leaves
+        )
+        mesh = concrete_mesh(), jax.sharding.get_abstract_mesh()
+        signature = tuple(map(_abstract, leaves)), places, mesh, configuration()
         cache_key = (treedef, static, signature)
         known = self._known.get(cache_key)
         if known is None:
-            known = self._plan(arrays, static, placement(leaves))
+            known = self._plan(arrays, static)
             with self._lock:
                 self._known[cache_key] = known
                 if len(self._known) > _KEPT:
                     self._known.popitem(last=False)
         return known
 
-    def _plan(self, arrays: Any, static: tuple, default: Sharding | None) -> _Planned:
+    def _plan(self, arrays: Any, static: tuple) -> _Planned:
         applied = self._applied()
-        traced = trace(functools.partial(self._apply, applied, static), arrays)
-        paths, structs, treedef = flatten(traced.shape)
-        shardings = self._shardings(traced.shape, default)
-        jobs = jobs_of(traced, dict(enumerate(shardings)))
-        return _Planned(traced, paths, treedef, shardings, jobs, getattr(applied, "reached", {}))
+        run = functools.partial(self._apply, applied, static)
+        traced = trace(run, arrays)
+        if any(isinstance(constant, Tracer) for constant in traced._constants):
+            raise Inline
+        paths, _, treedef = flatten(traced.shape)
+        asked = asked_for(self._out_shardings, traced.shape, paths)
+        shardings, jobs = _jobs(traced, jax.tree.leaves(arrays), asked)
+        whole = jax.jit(run, out_shardings=treedef.unflatten(asked) if any(asked) else None)
+        reached = getattr(applied, "reached", {})
+        return _Planned(traced, paths, treedef, shardings, jobs, whole, reached)
 
     def _apply(self, applied: Callable[..., PyTree], static: tuple, arrays: Any) -> PyTree:
         args, kwargs = self._statics.join(arrays, static)
         return applied(*args, **kwargs)
 
-    def _shardings(self, output: PyTree, default: Sharding | None) -> list[Sharding | None]:
-        """One sharding per leaf of the output."""
-        asked = self._out_shardings
-        if callable(asked) and not isinstance(asked, Sharding):
-            asked = asked(output)
-        if asked is None:
-            return [default] * len(jax.tree.leaves(output))
-        with noted("while out_shardings was fitted to the tree that the function returns"):
-            full = jax.tree.broadcast(asked, output, is_leaf=lambda node: node is None)
-        shardings = jax.tree.leaves(full, is_leaf=lambda node: node is None)
-        return [default if sharding is None else _resolved(sharding) for sharding in shardings]
 
-    def _whole(self, arrays: Any, static: tuple, planned: _Planned) -> PyTree:
-        return self._jitted(static, planned)(arrays)
-
-    def _jitted(self, static: tuple, planned: _Planned) -> Any:
-        run = functools.partial(self._apply, self._applied(), static)
-        return jax.jit(run, out_shardings=planned.treedef.unflatten(planned.shardings))
+def _jobs(
+    traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]
+) -> tuple[list[Sharding | None], list[Job] | None]:
+    """Where each leaf is made, and the jobs that make them."""
+    try:
+        places = Places(traced, arguments, asked)
+    except Exception:  # The representation has no stability promise; jax.jit always works.
+        return asked, None
+    if places.decided_by_jit:
+        return asked, None
+    return places.shardings, jobs_of(traced, dict(enumerate(places.shardings)))
 
 
 class Lowered(NamedTuple):
@@ -278,9 +263,3 @@ class Compiled(NamedTuple):
 
 def _abstract(leaf: Any) -> Any:
     return jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
-
-
-def _resolved(sharding: Any) -> Sharding:
-    if isinstance(sharding, PartitionSpec):
-        return NamedSharding(jax.sharding.get_mesh(), sharding)
-    return sharding

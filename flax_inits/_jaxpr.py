@@ -206,26 +206,31 @@ def vectorized(scan: Output) -> Value | None:
     return flatten(*_opened(closed), node.inputs)[0]
 
 
-def evaluate(outputs: Sequence[Value], bound: dict[Value, Any]) -> list[Any]:
-    """Computes `outputs`, given arrays for the inputs and any values in between."""
+def evaluate(outputs: Sequence[Value], bound: dict[Value, Any], fuse: bool = True) -> list[Any]:
+    """Computes `outputs`, given arrays for the inputs and any values in between.
+
+    With `fuse`, bits are drawn by fused keys; without, as `jax.random` does.
+    """
     env = dict(bound)
 
     def read(value: Value) -> Any:
         return env[value] if value in env or not isinstance(value, Constant) else value.value
 
     for node in order(outputs, bound.__contains__):
-        results = bind(node, [read(value) for value in node.inputs])
+        results = bind(node, [read(value) for value in node.inputs], fuse)
         for index, result in enumerate(results):
             env.setdefault(Output(node, index), result)
     return [read(value) for value in outputs]
 
 
-def bind(node: Node, arguments: Sequence[Any]) -> Sequence[Any]:
+def bind(node: Node, arguments: Sequence[Any], fuse: bool = True) -> Sequence[Any]:
     """Applies the node's primitive to `arguments`."""
     with node.context.manager:
-        if node.primitive.name == "random_bits":
+        if fuse and node.primitive.name == "random_bits":
             arguments = [_bits.fused_keys(arguments[0])]
-        params = {name: _redrawn(value) for name, value in node.params.items()}
+        params = node.params
+        if fuse:
+            params = {name: _redrawn(value) for name, value in params.items()}
         bound = node.primitive.get_bind_params(params)
         functions, params = bound if isinstance(bound, tuple) else ((), bound)
         result = node.primitive.bind(*functions, *arguments, **params)

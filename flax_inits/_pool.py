@@ -7,9 +7,11 @@ is the program.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -56,7 +58,7 @@ def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
     if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
         return None
     graph = _Graph(value, derivation)
-    if not graph.matches or not graph.keys:
+    if not graph.matches or not graph.keys or not is_calm(graph.nodes):
         return None
     segments = {key.aval.size for key in graph.keys}
     if len(segments) != 1:
@@ -67,6 +69,34 @@ def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
     return Form(token, output, lifted, tuple(graph.keys), count, value.aval.size // count)
 
 
+def is_calm(nodes: Sequence[Node]) -> bool:
+    """Whether XLA rounds the same whether or not it fuses the bits into what is made of them.
+
+    It may not with two draws (either product can become a fused multiply-add), with logarithms
+    along a short last axis (their scalar form differs from the vector form in the last bit), and
+    float8 takes it minutes to compile.
+    """
+    draws = [node for node in nodes if node.primitive.name == "random_bits"]
+    return len(draws) <= 1 and not any(_is_short(node) or _is_tiny(node) for node in nodes)
+
+
+def _is_short(node: Node) -> bool:
+    shape = [size for size in node.avals[0].shape if size != 1]
+    return node.primitive.name in _LOGARITHMIC and len(shape) > 1 and shape[-1] < _SHORT
+
+
+def _is_tiny(node: Node) -> bool:
+    dtype = node.avals[0].dtype
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 1
+
+
+_LOGARITHMIC = frozenset({"erf_inv"})
+"""Of the elementwise primitives, those that XLA computes by a logarithm."""
+
+_SHORT = 16
+"""A last axis of fewer elements is a loop of its own kind."""
+
+
 class _Graph:
     """The nodes of one leaf, each told apart as full (one value per element) or scalar."""
 
@@ -74,8 +104,8 @@ class _Graph:
         self.keys: list[Value] = []
         self._full: set[Node] = set()
         self._size = value.aval.size
-        self._nodes = order([value], derivation.is_key)
-        self.matches = all(self._accepts(node, derivation) for node in self._nodes)
+        self.nodes = order([value], derivation.is_key)
+        self.matches = all(self._accepts(node, derivation) for node in self.nodes)
 
     def _accepts(self, node: Node, derivation: Derivation) -> bool:
         if node.primitive.name == "random_bits":

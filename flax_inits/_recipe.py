@@ -26,7 +26,7 @@ LARGEST_POOLED = 1 << 23
 class Recipe:
     """A program that makes one leaf, or several that share what is costly to compute."""
 
-    __slots__ = ("token", "outputs", "given", "shardings", "form", "fill", "_hash")
+    __slots__ = ("token", "outputs", "given", "shardings", "form", "fill", "fused", "_hash")
 
     def __init__(
         self,
@@ -36,8 +36,11 @@ class Recipe:
         shardings: tuple[Sharding | None, ...],
         form: _pool.Form | None = None,
         fill: Any = None,
+        fused: bool = True,
     ):
-        self.token = (token, tuple((v.aval.shape, v.aval.dtype) for v in outputs), shardings)
+        shapes = tuple((v.aval.shape, v.aval.dtype) for v in outputs)
+        self.token = (token, shapes, shardings, fused)
+        self.fused = fused
         self.outputs, self.given, self.shardings = outputs, given, shardings
         self.form, self.fill = form, fill
         self._hash = hash(self.token)
@@ -56,7 +59,7 @@ class Recipe:
             return True
         nodes = order(self.outputs, set(self.given).__contains__)
         safe = all(node.primitive.name in _SAFE for node in nodes)
-        return safe and all(map(_on_cpu, self.shardings))
+        return safe and self.fused and all(map(_on_cpu, self.shardings))
 
     @property
     def _passes_through(self) -> bool:
@@ -82,7 +85,7 @@ class Recipe:
             else argument
             for value, argument in zip(self.given, arguments, strict=True)
         }
-        return evaluate(self.outputs, bound)
+        return evaluate(self.outputs, bound, self.fused)
 
 
 class Job(NamedTuple):
@@ -125,12 +128,18 @@ _SAFE = _pool.ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "sli
 
 def _faithful(traced: Traced, position: int, derivation: Derivation) -> Value:
     value = traced.outputs[position]
-    nodes = order([value], derivation.is_key)
-    if all(node.primitive.name in _SAFE or _size(node) == 1 for node in nodes):
+    if _is_safe(value, derivation):
         return value
     if isinstance(value, Output) and value.node.primitive.name == "scan":
         return value
     return traced.kept[position]
+
+
+def _is_safe(value: Value, derivation: Derivation) -> bool:
+    """Whether the leaf may be compiled apart, with calls inlined and bits fused."""
+    nodes = order([value], derivation.is_key)
+    known = all(node.primitive.name in _SAFE or _size(node) == 1 for node in nodes)
+    return known and _pool.is_calm(nodes)
 
 
 def _job(
@@ -150,7 +159,8 @@ def _job(
             token = (form.token, *map(signer.token, form.lifted))
             return Job(Recipe(token, values, form.keys, shardings, form), form.keys, positions)
     token, given = signer.program(values, derivation.is_key)
-    recipe = Recipe(token, values, tuple(given), shardings)
+    fused = all(_is_safe(_batched(value), derivation) for value in values)
+    recipe = Recipe(token, values, tuple(given), shardings, fused=fused)
     return Job(recipe, recipe.given, positions)
 
 
