@@ -1,0 +1,111 @@
+"""Where the leaves of a whole model are made: as asked, else where `jax.jit` would make them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from ._errors import noted
+from ._graph import Input, Value, order
+from ._jaxpr import Traced, inner_jaxprs
+from ._paths import show
+from ._recipe import placement
+from ._types import Path, PyTree
+
+_SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cast"})
+"""Primitives with shardings of their own, which XLA then propagates to other leaves."""
+
+
+class Places:
+    """One sharding for each leaf: what was `asked` (None: nothing), and `shardings` to use."""
+
+    def __init__(self, traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]):
+        inputs, spread = _live(traced.outputs)
+        arrays = [arguments[i] for i in inputs]
+        self.asked = asked
+        default = [_default(value, arrays) for value in traced.outputs]
+        self.shardings = [a or d for a, d in zip(asked, default, strict=True)]
+        self.decided_by_jit = (spread and None in asked) or _mixed(arrays, self.shardings)
+        """Whether only compiling the whole function tells where its leaves are."""
+
+
+def concrete_mesh() -> Mesh | None:
+    """The mesh of `jax.set_mesh`; None if there is none, or if it cannot be told here."""
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:  # Some transformation is under way, though nothing is staged.
+        return None
+    return None if mesh.empty else mesh
+
+
+def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list[Sharding | None]:
+    """What the user wants for each leaf of the abstract output; None leaves it open."""
+    if callable(out_shardings) and not isinstance(out_shardings, Sharding):
+        out_shardings = out_shardings(output)
+    if out_shardings is None:
+        return [None] * len(paths)
+    with noted("while out_shardings was fitted to the tree that the function returns"):
+        full = jax.tree.broadcast(out_shardings, output, is_leaf=lambda node: node is None)
+    found = jax.tree.leaves(full, is_leaf=lambda node: node is None)
+    structs = jax.tree.leaves(output)
+    return [_fitted(*leaf) for leaf in zip(found, structs, paths, strict=True)]
+
+
+def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
+    if sharding is None:
+        return None
+    if isinstance(sharding, PartitionSpec):
+        mesh = concrete_mesh()
+        if mesh is None:
+            raise ValueError(
+                f"out_shardings gives {sharding} for {show(path)!r}, which needs a mesh: call "
+                "under jax.set_mesh(mesh), or give a jax.sharding.NamedSharding."
+            )
+        sharding = NamedSharding(mesh, sharding)
+    if not isinstance(sharding, Sharding):
+        raise TypeError(
+            f"out_shardings gives {sharding!r} for {show(path)!r}; each must be a "
+            "jax.sharding.Sharding, a PartitionSpec or None."
+        )
+    try:
+        sharding.shard_shape(struct.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{show(path)!r} of shape {struct.shape} cannot be made with {sharding}: {error}"
+        ) from error
+    return sharding
+
+
+def _live(values: Sequence[Value]) -> tuple[list[int], bool]:
+    """The positions of arguments that the outputs need, and whether something spreads them."""
+    nodes = order(values, lambda value: False)
+    needed = (*values, *(value for node in nodes for value in node.inputs))
+    inputs = sorted({value.index for value in needed if isinstance(value, Input)})
+    return inputs, any(_spreads(node.primitive, node.params) for node in nodes)
+
+
+def _spreads(primitive: Any, params: dict) -> bool:
+    return primitive.name in _SPREADING or any(
+        _spreads(equation.primitive, equation.params)
+        for inner in inner_jaxprs(params)
+        for equation in inner.eqns
+    )
+
+
+def _default(value: Value, arrays: Sequence[Any]) -> Sharding | None:
+    """Where `jax.jit` puts an output of which nothing is said."""
+    mesh = concrete_mesh()
+    if mesh is None:
+        return placement(arrays)
+    explicit = any(kind == AxisType.Explicit for kind in mesh.axis_types)
+    return NamedSharding(mesh, value.aval.sharding.spec if explicit else PartitionSpec())
+
+
+def _mixed(arrays: Sequence[Any], shardings: Sequence[Sharding | None]) -> bool:
+    """Whether arguments are spread over devices, or are not all where the leaves are to be."""
+    committed = [array.sharding for array in arrays if getattr(array, "committed", False)]
+    if not committed:
+        return False
+    devices = {frozenset(s.device_set) for s in (*committed, *shardings) if s is not None}
+    return len(devices) > 1 or not all(s.is_fully_replicated for s in committed)
