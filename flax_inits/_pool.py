@@ -93,8 +93,8 @@ def _is_tiny(node: Node) -> bool:
 _LOGARITHMIC = frozenset({"erf_inv"})
 """Of the elementwise primitives, those that XLA computes by a logarithm."""
 
-_SHORT = 16
-"""A last axis of fewer elements is a loop of its own kind."""
+_SHORT = 6
+"""A last axis of fewer elements (3 to 5, on jax 0.12) is a loop of its own kind."""
 
 
 class _Graph:
