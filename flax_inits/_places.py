@@ -24,7 +24,7 @@ class Places:
         inputs, spread = _live(traced.outputs)
         arrays = [arguments[i] for i in inputs]
         self.asked = asked
-        default = [_default(value, arrays) for value in traced.outputs]
+        default = [_default(value, arrays, asked) for value in traced.outputs]
         self.shardings = [a or d for a, d in zip(asked, default, strict=True)]
         self.decided_by_jit = (spread and None in asked) or _mixed(arrays, self.shardings)
         """Whether only compiling the whole function tells where its leaves are."""
@@ -70,7 +70,7 @@ def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
         )
     try:
         sharding.shard_shape(struct.shape)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # uneven, or more axes than the leaf has
         raise ValueError(
             f"{show(path)!r} of shape {struct.shape} cannot be made with {sharding}: {error}"
         ) from error
@@ -93,13 +93,22 @@ def _spreads(primitive: Any, params: dict) -> bool:
     )
 
 
-def _default(value: Value, arrays: Sequence[Any]) -> Sharding | None:
+def _default(value: Value, arrays: Sequence[Any], asked: Sequence[Sharding | None]) -> Any:
     """Where `jax.jit` puts an output of which nothing is said."""
     mesh = concrete_mesh()
     if mesh is None:
-        return placement(arrays)
-    explicit = any(kind == AxisType.Explicit for kind in mesh.axis_types)
-    return NamedSharding(mesh, value.aval.sharding.spec if explicit else PartitionSpec())
+        beside = next(filter(None, asked), None)
+        return placement(arrays) if beside is None else _replicated(beside)
+    if not any(kind == AxisType.Explicit for kind in mesh.axis_types):
+        return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, value.aval.sharding.spec)
+
+
+def _replicated(sharding: Sharding) -> Sharding | None:
+    if len(sharding.device_set) == 1:
+        return sharding
+    mesh = getattr(sharding, "mesh", None)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def _mixed(arrays: Sequence[Any], shardings: Sequence[Sharding | None]) -> bool:
