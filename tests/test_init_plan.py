@@ -25,7 +25,7 @@ def make(key):
         "zeros": jnp.zeros((3, 4)),
         "twos": jnp.full(5, 2.0, jnp.float16),
         "flags": jnp.ones(3, bool),
-        "shared": (lambda w: (w, w.mean()))(jax.random.normal(keys[4], (8, 9))),
+        "shared": (lambda w: (w, w.mean()))(jnp.sin(jax.random.normal(keys[4], (8, 9)))),
         "key": keys[5],
     }
 
