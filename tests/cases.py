@@ -5,6 +5,7 @@ it, and everything that is true of all. `REJECTED` lists calls that must fail wh
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,11 @@ import flax_inits as fi
 
 INF = float("inf")
 FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float64")
+
+
+def label(value):
+    """An id for `pytest.mark.parametrize`: no addresses, which differ between test processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 @dataclasses.dataclass(frozen=True)

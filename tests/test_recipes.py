@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from as_jit import assert_as_jit, assert_same
+from cases import label
 from compiles import count_compiles
 from jax import lax
 from jax import random as jr
@@ -62,7 +63,7 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize("pair", DIFFERENT, ids=str)
+@pytest.mark.parametrize("pair", DIFFERENT, ids=label)
 def test_tokens_that_differ(pair):
     one, other = map(token, pair)
     assert one != other

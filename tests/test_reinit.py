@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import label
 from compiles import count_compiles
 from flax import nnx, struct
 from flax.core import FrozenDict, freeze
@@ -51,7 +52,7 @@ def weak(shape):
 
 
 class TestValues:
-    @pytest.mark.parametrize("init", [XAVIER, fi.normal(0.02), nn.initializers.zeros], ids=str)
+    @pytest.mark.parametrize("init", [XAVIER, fi.normal(0.02), nn.initializers.zeros], ids=label)
     def test_a_leaf_is_the_initializer_at_the_key_of_its_path(self, init):
         params = tree()
         after = fi.reinit(KEY, params, {"head/kernel": init})
@@ -300,7 +301,7 @@ class TestDtypes:
                 fi.reinit(KEY, {"a": leaf}, {"a": init})
 
     @pytest.mark.parametrize(
-        "init", [fi.normal(1.0), nn.initializers.zeros, nn.initializers.normal()], ids=str
+        "init", [fi.normal(1.0), nn.initializers.zeros, nn.initializers.normal()], ids=label
     )
     def test_weak_types(self, init):
         params = {"a": jnp.asarray(2.0), "b": weak((4,)), "c": 2.5, "d": jnp.ones(3)}
@@ -380,7 +381,7 @@ class TestRejected:
             (7, "int"),
             ("text", "str"),
         ],
-        ids=str,
+        ids=label,
     )
     def test_what_no_initializer_can_make(self, leaf, what):
         params = {"head": {"kernel": jnp.ones(2), "n": leaf}}
@@ -403,7 +404,7 @@ class TestRejected:
             ({"kernel": fi.zeros()}, r"rules do not nest: write {'head/kernel': \.\.\.}"),
             (fi.normal, r"the factory normal where an initializer must be: write normal\("),
         ],
-        ids=str,
+        ids=label,
     )
     def test_no_initializer(self, init, match):
         self.fails(TypeError, rf"The rule for 'head' .*{match}", {"head": init})
@@ -448,7 +449,7 @@ class TestRejected:
             (None, "needs rules"),
             (("head", fi.zeros()), r"One rule is written {where: initializer}"),
         ],
-        ids=str,
+        ids=label,
     )
     def test_where_without_what(self, rules, match):
         self.fails(TypeError, match, rules)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import label
 from compiles import count_compiles
 from flax import jax_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
@@ -65,7 +66,7 @@ def placed(request):
 
 
 class TestPlaces:
-    @pytest.mark.parametrize("init", [XAVIER, fi.normal(0.1), nn.initializers.zeros], ids=str)
+    @pytest.mark.parametrize("init", [XAVIER, fi.normal(0.1), nn.initializers.zeros], ids=label)
     def test_rules(self, placed, init):
         after = fi.reinit(KEY, placed, {"**": init}, donate=True)
         assert placed["w"].is_deleted()
@@ -251,7 +252,7 @@ class TestPmap:
         step = {"step": jax.pmap(double), "named step": jax.pmap(double, axis_name="batch")}
         return step.get(request.param, lambda params: params)(params)
 
-    @pytest.mark.parametrize("init", [XAVIER, fi.normal(1.0)], ids=str)
+    @pytest.mark.parametrize("init", [XAVIER, fi.normal(1.0)], ids=label)
     def test_a_plain_initializer_would_make_replicas_diverge(self, replicas, init):
         match = r"holds one copy for each device of pmap.*Use replicated\("
         with pytest.raises(ValueError, match=match):
