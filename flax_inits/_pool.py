@@ -76,13 +76,15 @@ def is_calm(nodes: Sequence[Node]) -> bool:
     along a short last axis (their scalar form differs from the vector form in the last bit), and
     float8 takes it minutes to compile.
     """
-    draws = [node for node in nodes if node.primitive.name == "random_bits"]
-    return len(draws) <= 1 and not any(_is_short(node) or _is_tiny(node) for node in nodes)
+    names = [node.primitive.name for node in nodes]
+    if names.count("random_bits") > 1 or any(map(_is_tiny, nodes)):
+        return False
+    return _LOGARITHMIC.isdisjoint(names) or not any(map(_is_short, nodes))
 
 
 def _is_short(node: Node) -> bool:
     shape = [size for size in node.avals[0].shape if size != 1]
-    return node.primitive.name in _LOGARITHMIC and len(shape) > 1 and shape[-1] < _SHORT
+    return len(shape) > 1 and shape[-1] < _SHORT
 
 
 def _is_tiny(node: Node) -> bool:
