@@ -135,7 +135,8 @@ def _derive(node: Node, inputs: list[Any]) -> Sequence[Any]:
     """One node: what threefry needs in NumPy, anything else by JAX itself."""
     step = _STEPS.get(node.primitive.name)
     if step is not None and (isinstance(inputs[0], Words) or step is _wrap):
-        result = step(node, *inputs)
+        with node.context.manager:
+            result = step(node, *inputs)
         if result is not None:
             return [result]
     dtypes = [value.aval.dtype for value in node.inputs]

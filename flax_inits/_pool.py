@@ -132,10 +132,12 @@ class _Graph:
         self._full.add(node)
         if key not in self.keys:
             self.keys.append(key)
+        with node.context.manager:
+            partitionable = jax.config.jax_threefry_partitionable
         return (
             threefry
             and derivation.is_key(key)
-            and jax.config.jax_threefry_partitionable
+            and partitionable
             and (node.params["bit_width"] < 64 or jax.config.jax_enable_x64)
             and node.avals[0].size == self._size
         )
