@@ -323,6 +323,7 @@ REJECTED: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: fi.wang_init(12, 0.5), TypeError, "an integer for dim, got 0.5"),
     (lambda: fi.residual_scaled(0.02, 12), TypeError, "residual_scaled needs an initializer"),
     (lambda: fi.residual_scaled(fi.zeros(), 0), ValueError, "num_layers >= 1"),
+    (lambda: fi.depth_scaled(fi.zeros, 2), TypeError, "got the factory zeros; call it first"),
     (lambda: fi.depth_scaled(fi.zeros(), -1), ValueError, "depth_scaled needs layer >= 0"),
     (lambda: fi.mitchell(-1), ValueError, "mitchell needs layer >= 0"),
     (lambda: fi.mitchell(cutoff=0), ValueError, "mitchell needs cutoff > 0"),

@@ -60,6 +60,11 @@ def initializer_like(factory: str, name: str, value: Any) -> None:
             f"{factory} needs an initializer for {name}, callable as (key, shape, dtype), "
             f"got {value!r}."
         )
+    if getattr(value, "is_factory", False):
+        raise TypeError(
+            f"{factory} needs an initializer for {name}, got the factory {value.__name__}; "
+            f"call it first: {value.__name__}(...)."
+        )
 
 
 def axes(factory: str, name: str, value: Any) -> tuple[int, ...]:

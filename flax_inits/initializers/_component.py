@@ -23,11 +23,6 @@ def component(factory: str, name: str, value: Any) -> Draw:
     for.
     """
     initializer_like(factory, name, value)
-    if getattr(value, "is_factory", False):
-        raise TypeError(
-            f"{factory} needs an initializer for {name}, got the factory {value.__name__}; "
-            f"call it first: {value.__name__}(...)."
-        )
     call = value if isinstance(value, Configured) else _adapted(factory, name, value)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
