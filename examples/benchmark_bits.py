@@ -2,10 +2,12 @@
 
 Every contender makes the same number of float32 elements in fresh memory. They take turns, so that
 a busy moment of the machine falls on all of them; the fastest round counts. `jnp.full`, which only
-writes memory, is the limit. What is not called eagerly is jitted.
+writes memory, is the limit. What is not called eagerly is jitted. A second table has orthogonal
+matrices, whose time is the QR decomposition's.
 
     python examples/benchmark_bits.py
     python examples/benchmark_bits.py --side 1024 --rounds 5
+    python examples/benchmark_bits.py --orthogonal 1024 4096
 """
 
 import argparse
@@ -132,12 +134,51 @@ def table(shape, rounds: int) -> Table:
     return shown
 
 
+def orthogonal_contenders(side: int) -> dict[str, tuple[Callable[[], Any], None]]:
+    key, shape = jax.random.key(0), (side, side)
+    contenders = {
+        "jax orthogonal": jax.nn.initializers.orthogonal(),
+        "flax_inits.orthogonal": flax_inits.orthogonal(),
+    }
+    programs = {name: jax.jit(lambda k, f=f: f(k, shape)) for name, f in contenders.items()}
+    made = {name: (functools.partial(f, key), None) for name, f in programs.items()}
+    try:
+        import torch
+    except ImportError:
+        return made
+
+    def in_torch():
+        return torch.nn.init.orthogonal_(torch.empty(shape))
+
+    return made | {"torch orthogonal": (in_torch, None)}
+
+
+def orthogonal_table(sides: list[int], rounds: int) -> Table:
+    shown = Table(title=f"orthogonal, float32, jax {jax.__version__}")
+    shown.add_column("")
+    for column in ("side", "seconds", "time / jax"):
+        shown.add_column(column, justify="right")
+    for side in sides:
+        # A decomposition takes long enough that few rounds tell.
+        seconds = fastest(orthogonal_contenders(side), min(rounds, 3))
+        for name, elapsed in seconds.items():
+            relative = elapsed / seconds["jax orthogonal"]
+            shown.add_row(name, str(side), f"{elapsed:.3f}", f"{relative:.2f}")
+    return shown
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=4096, help="rows and columns of the array")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each contender")
+    parser.add_argument(
+        "--orthogonal", type=int, nargs="*", default=[1024], help="sides of orthogonal matrices"
+    )
     arguments = parser.parse_args()
-    Console(width=100).print(table((arguments.side,) * 2, arguments.rounds))
+    console = Console(width=100)
+    console.print(table((arguments.side,) * 2, arguments.rounds))
+    if arguments.orthogonal:
+        console.print(orthogonal_table(arguments.orthogonal, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 # Arguments that make a script small enough for a test; most need none.
 ARGUMENTS = {
-    "benchmark_bits.py": ["--side", "256", "--rounds", "1"],
+    "benchmark_bits.py": ["--side", "256", "--rounds", "1", "--orthogonal", "64"],
     "benchmark_init.py": ["--small"],
     "plasticity.py": ["--small"],
     "transfer.py": ["--runs", "1"],
