@@ -88,4 +88,11 @@ from ._recycle import recycle as recycle
 # Whole-model initialization.
 from ._init import jit_init as jit_init
 
+# Whole-tree schemes.
+from ._lsuv import lsuv as lsuv
+from ._deepnorm import deepnorm as deepnorm
+from ._deepnorm import deepnorm_gains as deepnorm_gains
+from ._schemes import chrono_gates as chrono_gates
+from ._schemes import lru_gamma as lru_gamma
+
 __version__ = "0.1.0"

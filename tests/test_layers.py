@@ -35,7 +35,8 @@ LAYERS = (
     + ("_optimizer_labels", "_optimizer_owners", "_optimizer_fresh", "_optimizer")
     + ("_optimizer_state", "_recycle_dormant", "_recycle_graph", "_recycle_apply", "_recycle")
     + ("_recycle_shrink",),
-    ("_plan", "_statics", "_places", "_init", "_schemes"),
+    ("_plan", "_statics", "_places", "_init")
+    + ("_derived", "_deepnorm", "_schemes", "_lsuv_scale", "_lsuv", "_mup"),
     ("_report", "_signal"),
     ("",),
 )

@@ -1,0 +1,159 @@
+"""LSUV: layers that scale their own weights while the model runs.
+
+The model runs once. As it comes to a chosen layer, that layer alone is run again with its weights
+scaled until its output fits; the layers after it see the output of the scaled one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.core
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from ._paths import flatten, show
+from ._types import Array, Path, PyTree
+
+_STD = "flax_inits.lsuv output std"
+"""A param that a scaled layer has while the model runs: lifted transforms bring it out as they
+bring out the weights, and its presence says that the layer has its scale."""
+
+
+class Goal(NamedTuple):
+    """The std that each layer's output should have, and how hard to try."""
+
+    std: float
+    tol: float
+    most: int
+
+    def unmet(self, std: Any) -> Any:
+        """Whether a standard deviation is off by more than the tolerance."""
+        return abs((std / self.std) ** 2 - 1) > self.tol
+
+
+def path_of(module: nn.Module) -> Path | None:
+    """Where a module is in its model; None if that means nothing."""
+    # Flax first tries the setup of a lifted module in a scope of a private class, at the root.
+    scope = module.scope
+    return scope.path if scope is not None and type(scope.root) is flax.core.Scope else None
+
+
+def scaled(
+    apply: Callable,
+    variables: PyTree,
+    inputs: tuple,
+    layers: Mapping[Path, Sequence[Path]],
+    goal: Goal,
+) -> tuple[dict[Path, Array], dict[Path, Array]]:
+    """The scaled weights, and the standard deviation of each layer's output, in one program."""
+    paths = [path for paths in layers.values() for path in paths]
+
+    def run(variables: PyTree, inputs: tuple) -> tuple[list[Array], list[Array]]:
+        with nn.intercept_methods(_Scaler(layers, goal)):
+            made = apply(variables, inputs)
+        found = dict(zip(*flatten(made)[:2], strict=True))
+        return [found[path] for path in paths], [found["params", *layer, _STD] for layer in layers]
+
+    try:
+        weights, stds = jax.jit(run)(variables, inputs)
+    except ValueError as error:  # The model itself has been traced before, and it ran.
+        raise ValueError(
+            "lsuv could not put scaled weights back into the model. Weights that the steps of an "
+            "nn.scan share (nn.RNN does that), or the slices of an nn.vmap, have no one output to "
+            "be scaled by; leave them out of where."
+        ) from error
+    return dict(zip(paths, weights, strict=True)), dict(zip(layers, stds, strict=True))
+
+
+class _Scaler:
+    """Runs each chosen layer with its weights scaled, and leaves them so."""
+
+    def __init__(self, layers: Mapping[Path, Sequence[Path]], goal: Goal):
+        self._layers, self._goal = layers, goal
+        self._inside = False
+
+    def __call__(self, method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        module = context.module
+        path = None if self._inside else path_of(module)
+        if path is None or path not in self._layers or module.has_variable("params", _STD):
+            return method(*args, **kwargs)
+        names = [weight[-1] for weight in self._layers[path]]
+        variables = flax.core.unfreeze(module.variables)
+        # A copy without a parent is a pure function of its variables, to be run any often.
+        alone = module.clone(parent=None, name=None)
+        rngs = {name: module.make_rng(name) for name in module.scope.rngs}
+
+        def weights(scale: Array) -> dict[str, Any]:
+            own = {name: variables["params"][name] for name in names}
+            return jax.tree.map(lambda weight: _times(weight, scale), own)
+
+        def output(scale: Array) -> Array:
+            given = {**variables, "params": {**variables["params"], **weights(scale)}}
+            method = context.method_name
+            return alone.apply(
+                given, *args, method=method, rngs=rngs, mutable=flax.core.DenyList(()), **kwargs
+            )[0]
+
+        self._inside = True
+        try:
+            fitted, scale, std = _fit(output, self._goal)
+        finally:
+            self._inside = False
+        for name, weight in weights(scale).items():
+            module.put_variable("params", name, weight)
+        module.put_variable("params", _STD, std)
+        return fitted
+
+
+def _times(weight: Array, scale: Array) -> Array:
+    wide = jnp.promote_types(weight.dtype, jnp.float32)
+    return (weight.astype(wide) * scale).astype(weight.dtype)
+
+
+def _fit(output: Callable[[Array], Array], goal: Goal) -> tuple[Array, Array, Array]:
+    """(output, scale, std) for the first scale that meets the goal, or the last that is tried."""
+
+    def measured(scale: Array) -> tuple[Array, Array, Array]:
+        values = output(scale)
+        wide = jnp.promote_types(values.dtype, jnp.float32)
+        return values, scale, values.astype(wide).std().astype(jnp.float32)
+
+    def goes_on(state: tuple) -> Array:
+        step, (_, _, std) = state
+        return (step < goal.most) & goal.unmet(std) & (std > 0) & jnp.isfinite(std)
+
+    def improved(state: tuple) -> tuple:
+        step, (_, scale, std) = state
+        return step + 1, measured(scale * goal.std / std)
+
+    start = jnp.zeros((), jnp.int32), measured(jnp.ones((), jnp.float32))
+    return lax.while_loop(goes_on, improved, start)[1]
+
+
+def check_std(layer: Path, stds: Array, goal: Goal) -> None:
+    """Raises for the first layer, in order, whose output is not what was asked for."""
+    if isinstance(stds, Tracer):
+        return
+    name, found = show(layer) or "the model itself", np.atleast_1d(np.asarray(stds)).ravel()
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"The output of {name!r} is not finite on this batch: look for NaN or infinity in the "
+            "inputs and in the params before it."
+        )
+    if (found == 0).any():
+        raise ValueError(
+            f"The output of {name!r} is the same everywhere on this batch, so no scale gives it a "
+            "variance: its inputs are all zero (dead units before it, or a residual branch that "
+            "starts at zero), or the batch holds one example only. Leave it out of where."
+        )
+    if (off := found[goal.unmet(found)]).size:
+        raise ValueError(
+            f"The output of {name!r} has standard deviation {off[0]:.3g} after "
+            f"{goal.most} steps, where {goal.std:.3g} is asked for. Something else than "
+            "its weights holds it there, such as a large bias or a norm in the layer: set biases "
+            "to zero, allow more steps or a larger tol, or leave it out of where."
+        )
