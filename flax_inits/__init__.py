@@ -94,5 +94,6 @@ from ._deepnorm import deepnorm as deepnorm
 from ._deepnorm import deepnorm_gains as deepnorm_gains
 from ._schemes import chrono_gates as chrono_gates
 from ._schemes import lru_gamma as lru_gamma
+from ._mup import mup as mup
 
 __version__ = "0.1.0"

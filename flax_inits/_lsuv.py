@@ -152,14 +152,14 @@ def _order(
 
     def record(method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
         output = method(*args, **kwargs)
-        path = path_of(context.module)
+        path = path_of(context)
         if path is not None and path in layers:
             found[path] = None
             if not hasattr(output, "dtype"):
                 raise ValueError(
                     f"{describe(where)} selects weights of {show(path)!r}, a "
-                    f"{type(context.module).__name__} whose {context.method_name} returns "
-                    f"{type(output).__name__}, not an array with a variance. Leave it out."
+                    f"{type(context.module).__name__} that returns {type(output).__name__}, "
+                    "not an array with a variance. Leave it out."
                 )
         return output
 

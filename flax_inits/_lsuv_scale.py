@@ -35,11 +35,13 @@ class Goal(NamedTuple):
         return abs((std / self.std) ** 2 - 1) > self.tol
 
 
-def path_of(module: nn.Module) -> Path | None:
-    """Where a module is in its model; None if that means nothing."""
+def path_of(context: Any) -> Path | None:
+    """Where the module is whose `__call__` was intercepted; None for any other call."""
+    scope = context.module.scope
     # Flax first tries the setup of a lifted module in a scope of a private class, at the root.
-    scope = module.scope
-    return scope.path if scope is not None and type(scope.root) is flax.core.Scope else None
+    if context.method_name != "__call__" or type(scope.root) is not flax.core.Scope:
+        return None
+    return scope.path
 
 
 def scaled(
@@ -78,40 +80,46 @@ class _Scaler:
 
     def __call__(self, method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
         module = context.module
-        path = None if self._inside else path_of(module)
+        path = None if self._inside else path_of(context)
         if path is None or path not in self._layers or module.has_variable("params", _STD):
             return method(*args, **kwargs)
         names = [weight[-1] for weight in self._layers[path]]
-        variables = flax.core.unfreeze(module.variables)
-        # A copy without a parent is a pure function of its variables, to be run any often.
-        alone = module.clone(parent=None, name=None)
-        rngs = {name: module.make_rng(name) for name in module.scope.rngs}
-
-        def weights(scale: Array) -> dict[str, Any]:
-            own = {name: variables["params"][name] for name in names}
-            return jax.tree.map(lambda weight: _times(weight, scale), own)
-
-        def output(scale: Array) -> Array:
-            given = {**variables, "params": {**variables["params"], **weights(scale)}}
-            method = context.method_name
-            return alone.apply(
-                given, *args, method=method, rngs=rngs, mutable=flax.core.DenyList(()), **kwargs
-            )[0]
-
+        own = {name: module.variables["params"][name] for name in names}
+        rerun = _alone(module, args, kwargs)
         self._inside = True
         try:
-            fitted, scale, std = _fit(output, self._goal)
+            output, scale, std = _fit(lambda scale: rerun(_times(own, scale)), self._goal)
         finally:
             self._inside = False
-        for name, weight in weights(scale).items():
-            module.put_variable("params", name, weight)
+        for name, weights in _times(own, scale).items():
+            module.put_variable("params", name, weights)
         module.put_variable("params", _STD, std)
-        return fitted
+        return output
 
 
-def _times(weight: Array, scale: Array) -> Array:
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
-    return (weight.astype(wide) * scale).astype(weight.dtype)
+def _alone(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable[[dict], Array]:
+    """A bound module's call as a pure function of some of its params."""
+    assert module.scope is not None
+    variables = module.variables
+    copy = module.clone(parent=None, name=None)
+    rngs = {name: module.make_rng(name) for name in module.scope.rngs}
+
+    def rerun(params: dict[str, Any]) -> Array:
+        given = {**variables, "params": {**variables["params"], **params}}
+        everything = flax.core.DenyList(())
+        return copy.apply(given, *args, rngs=rngs, mutable=everything, **kwargs)[0]
+
+    return rerun
+
+
+def _times(weights: PyTree, scale: Array) -> PyTree:
+    """Each array, in its box if it has one, times `scale`."""
+
+    def times(leaf: Array) -> Array:
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        return (leaf.astype(wide) * scale).astype(leaf.dtype)
+
+    return jax.tree.map(times, weights)
 
 
 def _fit(output: Callable[[Array], Array], goal: Goal) -> tuple[Array, Array, Array]:

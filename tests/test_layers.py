@@ -36,7 +36,7 @@ LAYERS = (
     + ("_optimizer_state", "_recycle_dormant", "_recycle_graph", "_recycle_apply", "_recycle")
     + ("_recycle_shrink",),
     ("_plan", "_statics", "_places", "_init")
-    + ("_derived", "_deepnorm", "_schemes", "_lsuv_scale", "_lsuv", "_mup"),
+    + ("_derived", "_deepnorm", "_schemes", "_lsuv_scale", "_lsuv", "_mup_rows", "_mup"),
     ("_report", "_signal"),
     ("",),
 )
