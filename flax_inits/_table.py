@@ -1,8 +1,9 @@
-"""Plain tables: aligned text for terminals, HTML for notebooks."""
+"""Tables: aligned text, rich for terminals, HTML for notebooks; and how numbers are shown."""
 
 import html
 import io
 from collections.abc import Sequence
+from typing import Any
 
 LEFT, RIGHT = "left", "right"
 
@@ -22,6 +23,50 @@ def text(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> s
     out = io.StringIO()
     console.Console(file=out, width=width, color_system=None).print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def styled(
+    columns: Sequence[tuple[str, str]],
+    rows: Sequence[Sequence[str]],
+    styles: Sequence[str],
+    below: str,
+) -> Any:
+    """The same for rich, with a style for each row; what is too wide is folded, never cut."""
+    from rich import box, console, table
+    from rich.text import Text
+
+    drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title, side in columns:
+        drawn.add_column(title, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for row, style in zip(rows, styles, strict=True):
+        drawn.add_row(*map(Text, row), style=style)
+    return console.Group(drawn, Text(below))
+
+
+def without_blanks(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]
+) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """The table without the columns in which no row has anything to say."""
+    used = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
+    return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
+
+
+def number(value: Any) -> str:
+    """A number to three digits; whole numbers up to a million in full; nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, int) and abs(value) < 1e6:
+        return str(value)
+    return f"{value:.3g}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage; nothing for none at all, which is never rounded to, nor is all."""
+    if not value:
+        return ""
+    if value < 0.0005 or 0.9995 <= value < 1:
+        return "<0.1%" if value < 0.5 else ">99.9%"
+    return f"{value:.1%}".replace(".0%", "%")
 
 
 def html_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
