@@ -96,4 +96,8 @@ from ._schemes import chrono_gates as chrono_gates
 from ._schemes import lru_gamma as lru_gamma
 from ._mup import mup as mup
 
+# Reports.
+from ._report import summary as summary
+from ._signal import signal as signal
+
 __version__ = "0.1.0"

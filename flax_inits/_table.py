@@ -31,13 +31,13 @@ def styled(
     styles: Sequence[str],
     below: str,
 ) -> Any:
-    """The same for rich, with a style for each row; what is too wide is folded, never cut."""
+    """The same for rich, with a style for each row; names are folded where they are too long."""
     from rich import box, console, table
     from rich.text import Text
 
     drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title, side in columns:
-        drawn.add_column(title, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for i, (title, side) in enumerate(columns):
+        drawn.add_column(title, justify=side, no_wrap=i > 0, overflow="fold")  # type: ignore[arg-type]
     for row, style in zip(rows, styles, strict=True):
         drawn.add_row(*map(Text, row), style=style)
     return console.Group(drawn, Text(below))
@@ -57,7 +57,7 @@ def number(value: Any) -> str:
         return ""
     if isinstance(value, int) and abs(value) < 1e6:
         return str(value)
-    return f"{value:.3g}"
+    return f"{value or 0:.3g}"  # no -0
 
 
 def share(value: float | None) -> str:

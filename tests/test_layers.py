@@ -37,7 +37,8 @@ LAYERS = (
     + ("_recycle_shrink",),
     ("_plan", "_statics", "_places", "_init")
     + ("_derived", "_deepnorm", "_schemes", "_lsuv_scale", "_lsuv", "_mup_rows", "_mup"),
-    ("_report", "_signal"),
+    ("_statistics", "_repeats", "_summary", "_report", "_taps", "_recording", "_activations")
+    + ("_symptoms", "_signal_table", "_signal", "_plots"),
     ("",),
 )
 ON_USE = ("optax", "flax.training", "flax.nnx", "rich", "matplotlib")
