@@ -1,10 +1,12 @@
 """Eight host devices and strict promotion for every test."""
 
+import collections
 import os
 
 import chex
 import hypothesis
 import jax
+import pytest
 
 chex.set_n_cpu_devices(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -13,3 +15,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The same examples in every run, and no deadline: a first example pays for compiling.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the cases of a test marked `sampled(n)`, all but each n-th are slow."""
+    seen = collections.Counter()
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker:
+            name = item.nodeid.split("[")[0]
+            if seen[name] % marker.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1

@@ -49,6 +49,7 @@ def reference(key, index):
     return x0 ^ x1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("bit_width", [8, 16, 32, 64])
 @pytest.mark.parametrize("x64", [True, False])
@@ -96,6 +97,7 @@ def test_legacy_keys_belong_to_the_default_implementation():
         )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", "bfloat16", "float16", "complex64", "complex128"]
 )
@@ -216,6 +218,7 @@ def test_symbolic_strides_are_exact_past_32_bits(key):
     assert int(drawn) == reference(key, 5 * 5000 * (1 << 20) - 1)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("jitted", [True, False])
 def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted):
@@ -223,6 +226,7 @@ def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted)
     chex.assert_trees_all_equal(sample(fused), sample(key))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("shape", [(3,), (3, 2)])
 def test_batches_of_fused_keys(key, fused, shape, partitionable):

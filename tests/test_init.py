@@ -62,6 +62,7 @@ KEYS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["threefry", "legacy", "rbg", "unsafe_rbg", "fused"])
 @pytest.mark.parametrize("name", KEYS)
 def test_keys(name, kind):
@@ -70,6 +71,7 @@ def test_keys(name, kind):
     assert_as_jit(KEYS[name], key)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KEYS)
 def test_the_other_layout_of_bits(name):
     with jax.threefry_partitionable(False):
@@ -112,6 +114,7 @@ WITH_ARGUMENTS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", WITH_ARGUMENTS)
 def test_arguments(name):
     fun, argument = WITH_ARGUMENTS[name]
@@ -181,6 +184,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     assert_as_jit(FUNCTIONS[name], KEY)

@@ -130,12 +130,14 @@ MODELS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_those_of_jit(name):
     model, x = MODELS[name]
     as_jit(model.init, KEY, x)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("key", [jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")])
 def test_keys_of_every_kind(key):
     as_jit(Stack(1).init, key, X)
@@ -218,6 +220,7 @@ def test_donating_the_result_keeps_what_the_function_closes_over():
     assert not kept.is_deleted()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", [(64, 3), (16, 4), (9, 5), (64, 3, 1), (3, 64), (64, 16)])
 def test_short_last_axes(shape):
     # XLA rounds logarithms along a short axis otherwise once bits are fused into them.

@@ -284,6 +284,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_is_the_model_built_with_its_initializer(name):
     build, inits, rules, inputs = CASES[name]
@@ -333,6 +334,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("chosen", [0, 1])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_rule_stops_at_its_module(name, chosen):
@@ -348,6 +350,7 @@ def in_sequence(layer, inits):
     return nn.Sequential([layer(kernel_init=init) for init in inits])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("chain", [Chain, in_sequence])
 @pytest.mark.parametrize("layer", [JittedCall, nn.jit(functools.partial(nn.Dense, 8))])
 @pytest.mark.parametrize("chosen", [0, 1])
@@ -471,6 +474,7 @@ class InSetup(nn.Module):
         return x @ self.kernel
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", [OrDefault, Constant, Method, OfKeyAlone, Property, InSetup])
 def test_an_initializer_may_be_any_kind_of_attribute(kind):
     got = applied(kind().init, {"params/kernel": FAN}, KEY, X)
@@ -536,6 +540,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_model_is_found_in_whatever_the_function_returns(name):
     function, path = FUNCTIONS[name]

@@ -134,6 +134,7 @@ def test_conv_to_dense_is_tiled():
     np.testing.assert_array_equal(new["conv"][..., [0, 2]], np.ones((3, 3, 1, 2)))
 
 
+@pytest.mark.slow
 def test_tiling_is_what_a_model_computes():
     """Recycling silent channels changes nothing of the output, through Flax's own flattening."""
 
@@ -254,6 +255,7 @@ def test_moments_of_the_new_entries():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 def test_states_that_are_not_zero():
     tx, params = optax.contrib.prodigy(0.1), network()
     state = stepped(tx, params)
@@ -262,6 +264,7 @@ def test_states_that_are_not_zero():
     assert after.estim_lr is state.estim_lr
 
 
+@pytest.mark.slow
 def test_statistics_of_other_shapes():
     """SM3 and Adafactor keep one for a row or a column; L-BFGS ten for each entry."""
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4))}
@@ -281,6 +284,7 @@ def test_statistics_of_other_shapes():
     assert shapes[2,].all()
 
 
+@pytest.mark.slow
 def test_lbfgs_memory():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4))}
     layers = {"a": {"kernel": "a", "feeds": "b"}}
@@ -293,6 +297,7 @@ def test_lbfgs_memory():
     assert not memory[..., 1].any() and memory[..., [0, 2]].all()
 
 
+@pytest.mark.slow
 def test_square_factors_are_reported():
     """Of a square kernel, the shape does not say which factor is the row's."""
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 4))}
@@ -328,6 +333,7 @@ def test_under_jit_and_scan():
     jax.tree.map(np.testing.assert_array_equal, scanned, eager)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_on_a_mesh(kind):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))

@@ -197,6 +197,7 @@ def test_the_gain_is_a_fixed_point_of_depth(function):
     assert moment == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_fifty_layers_keep_the_second_moment(function):
     width, depth = 512, 50

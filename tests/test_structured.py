@@ -35,6 +35,7 @@ def assert_orthogonal(values, scale=1.0, tolerance=1e-5):
 # Orthogonal matrices
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", [(64, 64), (200, 30), (30, 200), (3, 3, 16, 32), (2, 2, 4, 50)])
 def test_orthogonal_to_single_precision(shape):
     assert_orthogonal(fi.orthogonal()(KEY, shape))
@@ -88,6 +89,7 @@ def test_orthogonal_is_haar():
     assert stats.binomtest(int((plain[:, 0, 0] > 0).sum()), 1000).pvalue < ALARM
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_orthogonal_honours_out_sharding(axis_type):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
@@ -132,6 +134,7 @@ def test_what_is_tabulated_needs_its_sizes():
             jax.eval_shape(lambda key, init=init: init(key, sizes), KEY)
 
 
+@pytest.mark.slow
 def test_shards_are_made_without_talking():
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     # These two count or repeat along a whole axis.
@@ -150,6 +153,7 @@ def test_shards_are_made_without_talking():
 # Convolutions
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("channels", [(6, 6), (4, 6), (6, 4)])
 @pytest.mark.parametrize("window", [(3,), (4,), (3, 5), (2, 4)])
 def test_delta_orthogonal_keeps_norms(window, channels):
@@ -167,6 +171,7 @@ def test_delta_orthogonal_keeps_norms(window, channels):
     np.testing.assert_allclose(narrow.astype(jnp.float32), kernel, rtol=2**-8)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("window", [(1,), (2,), (3,), (4,), (5, 4), (3, 3), (2, 3, 4)])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_dirac_is_the_identity_under_same_padding(window, groups):
@@ -182,6 +187,7 @@ def test_dirac_passes_as_many_channels_as_it_can():
     np.testing.assert_array_equal(narrow, 0.5 * np.tile(np.eye(3, 2), 2))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("stride, window", [(2, 4), (3, 5), (4, 8)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bilinear_transposed_convolution_is_a_resize(stride, window, channels):
@@ -202,6 +208,7 @@ def test_bilinear_depthwise_kernels_feed_every_output():
     np.testing.assert_allclose(single[0, :, 0, 0], 0.25 * np.array([1, 2, 3, 2, 1]) / 3, rtol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("order", ["pixel_shuffle", "depth_to_space"])
 def test_icnr_then_pixel_shuffle_is_nearest_upsampling(order):
     r, channels = 3, 2
@@ -225,6 +232,7 @@ def test_icnr_blocks_count_the_axes_of_the_window():
     assert len(np.unique(one)) == 3 * 4 * 3
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.55, 1.0])
 def test_sparse_counts_are_exact(axis, sparsity):
