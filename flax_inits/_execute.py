@@ -20,7 +20,7 @@ from jax.sharding import Sharding
 from . import _pool
 from ._graph import Constant
 from ._keys import Deriver, impl_of, is_key_dtype
-from ._recipe import Job, Recipe
+from ._recipe import Job, Recipe, is_abstract
 from ._types import Array
 
 Task: TypeAlias = tuple[Job, Deriver]
@@ -142,6 +142,12 @@ def _form(job: Job) -> _pool.Form:
 
 def lower(recipe: Recipe) -> Any:
     """The recipe's program, lowered for its own shapes and shardings."""
+    if any(map(is_abstract, recipe.shardings)):
+        raise ValueError(
+            f"{recipe.shardings[0]} is over an abstract mesh, which has no devices: that is enough "
+            "to plan. To make leaves give shardings over a jax.sharding.Mesh; to compile for "
+            "devices that are not there, one of jax.experimental.topologies."
+        )
     jitted = jax.jit(recipe.compute, out_shardings=list(recipe.shardings))
     return jitted.lower(*recipe.arguments())
 

@@ -10,7 +10,7 @@ from ._errors import noted
 from ._graph import Input, Value, order
 from ._jaxpr import Traced, inner_jaxprs
 from ._paths import show
-from ._recipe import placement
+from ._recipe import is_abstract, placement
 from ._types import Path, PyTree
 
 _SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cast"})
@@ -105,7 +105,7 @@ def _default(value: Value, arrays: Sequence[Any], asked: Sequence[Sharding | Non
 
 
 def _replicated(sharding: Sharding) -> Sharding | None:
-    if len(sharding.device_set) == 1:
+    if not is_abstract(sharding) and len(sharding.device_set) == 1:
         return sharding
     mesh = getattr(sharding, "mesh", None)
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -116,5 +116,6 @@ def _mixed(arrays: Sequence[Any], shardings: Sequence[Sharding | None]) -> bool:
     committed = [array.sharding for array in arrays if getattr(array, "committed", False)]
     if not committed:
         return False
-    devices = {frozenset(s.device_set) for s in (*committed, *shardings) if s is not None}
+    known = [s for s in (*committed, *shardings) if s is not None and not is_abstract(s)]
+    devices = {frozenset(s.device_set) for s in known}
     return len(devices) > 1 or not all(s.is_fully_replicated for s in committed)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
 
 from . import _pool
 from ._fold import RESHAPES, is_constant
@@ -180,12 +180,19 @@ def _on_cpu(sharding: Sharding | None) -> bool:
     if sharding is None:
         device = jax.config.jax_default_device
         return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
-    return all(device.platform == "cpu" for device in sharding.device_set)
+    return not is_abstract(sharding) and all(
+        device.platform == "cpu" for device in sharding.device_set
+    )
+
+
+def is_abstract(sharding: Sharding | None) -> bool:
+    """Whether `sharding` is over a mesh without devices, good for plans only."""
+    return isinstance(getattr(sharding, "mesh", None), AbstractMesh)
 
 
 def _on_host(sharding: Sharding | None) -> bool:
     """Whether the leaf lives on one CPU device, whose memory NumPy can fill."""
-    if sharding is not None and len(sharding.device_set) > 1:
+    if sharding is not None and (is_abstract(sharding) or len(sharding.device_set) > 1):
         return False
     return _on_cpu(sharding) and getattr(sharding, "memory_kind", None) in _HOST_MEMORY
 

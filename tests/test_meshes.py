@@ -15,7 +15,7 @@ import pytest
 from absl.testing import parameterized
 from as_jit import assert_same
 from flax import jax_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_contract import partition
 
@@ -235,6 +235,34 @@ class TestModels:
         per_device = init.plan(KEY, TOKENS).bytes_per_device
         assert set(held.values()) == {per_device}
         assert sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > 4 * per_device
+
+
+class TestAbstractMeshes:
+    """A mesh without devices is enough for a plan, and for nothing else."""
+
+    def test_the_plan_is_that_of_devices(self):
+        plans = [
+            fi.jit_init(Model().init, out_shardings=largest_axis(mesh)).plan(KEY, TOKENS)
+            for mesh in (GRID, GRID.abstract_mesh)
+        ]
+        concrete, abstract = plans
+        for row, other in zip(concrete.rows, abstract.rows, strict=True):
+            assert row._replace(sharding=None) == other._replace(sharding=None)
+        assert abstract.programs == concrete.programs > 1
+
+    def test_more_devices_than_there_are(self):
+        mesh = AbstractMesh((64, 32), ("x", "y"))
+        sharding = NamedSharding(mesh, P("x", "y"))
+        init = fi.jit_init(
+            lambda key: fi.mixture()(key, (1 << 16, 1 << 14)), out_shardings=sharding
+        )
+        plan = init.plan(KEY)
+        assert (plan.bytes, plan.bytes_per_device, plan.programs) == (1 << 32, 1 << 21, 1)
+        for attempt in (init, init.lower):
+            with pytest.raises(
+                ValueError, match=r"abstract mesh, which has no devices.*topologies"
+            ):
+                attempt(KEY)
 
 
 class TestNamedAxes:
