@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.core.tracers import current_trace
 
 from ._paths import paths
 from ._taps import tap
@@ -35,7 +36,8 @@ class Recorder:
         self.prefix = f"flax_inits.signal {next(_runs)}:"
         self._points: list[Point] = []
         # Both sides of a tap, by identity; they are kept alive, lest another value gets their id.
-        self._known: dict[int, tuple[Array, Array, Point]] = {}
+        # A tap within a scan is no stand-in for the value outside, so its trace counts, too.
+        self._known: dict[int, tuple[Any, Array, Array, Point]] = {}
 
     def point(self, name: str) -> Point:
         """The point that a tap belongs to."""
@@ -78,12 +80,13 @@ class Recorder:
         )
 
     def _one(self, value: Array, path: Path, role: str) -> tuple[Array, Point]:
-        if id(value) not in self._known:
+        trace = current_trace()
+        if id(value) not in self._known or self._known[id(value)][0] != trace:
             point = Point(path, role)
             tapped = tap(value, f"{self.prefix}{len(self._points)}")
             self._points.append(point)
-            self._known[id(value)] = self._known[id(tapped)] = value, tapped, point
-        _, tapped, point = self._known[id(value)]
+            self._known[id(value)] = self._known[id(tapped)] = trace, value, tapped, point
+        _, _, tapped, point = self._known[id(value)]
         point.result |= role == "result"
         return tapped, point
 

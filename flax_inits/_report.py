@@ -68,6 +68,7 @@ def summary(params: PyTree, other: PyTree = None) -> Summary:
 def _checked(tree: PyTree, name: str) -> tuple[list[Path], list[Any]]:
     """The paths and leaves of a tree that can be summed up."""
     paths, leaves, _ = flatten(tree)
+    leaf: Any
     for path, leaf in zip(paths, leaves, strict=True):
         number = isinstance(leaf, bool | int | float | complex)
         if not number and not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
@@ -110,13 +111,13 @@ def _changes(leaves: Sequence[Any], others: Sequence[Any]) -> list[dict[str, Any
         distance = found.get(i, _NO_DISTANCE)
         if new is old and has_values(new):
             distance = Distance(0.0, 0.0, 0.0)
-        changes.append({"change": _kind(new, old, distance.changed), **_fields(distance)})
+        changes.append(_fields(_kind(new, old, distance.changed), distance))
     return changes
 
 
-def _fields(distance: Distance) -> dict[str, Any]:
+def _fields(kind: str | None, distance: Distance) -> dict[str, Any]:
     share, relative, largest = distance
-    return {"changed": share, "distance": relative, "largest": largest}
+    return {"change": kind, "changed": share, "distance": relative, "largest": largest}
 
 
 def _comparable(new: Any, old: Any) -> bool:

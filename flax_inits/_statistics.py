@@ -53,8 +53,8 @@ def of_leaves(leaves: Sequence[Any]) -> list[Statistics | None]:
     ]
     found = jax.device_get(started)
     return [
-        None if numbers is None else statistics(*numbers, np.size(leaf), dtype_of(leaf))
-        for numbers, leaf in zip(found, leaves, strict=True)
+        None if parts is None else statistics(parts[0], parts[1], np.size(leaf), dtype_of(leaf))
+        for parts, leaf in zip(found, leaves, strict=True)
     ]
 
 
@@ -130,12 +130,12 @@ def moments(values: Any, xp: Any = jnp) -> tuple[Any, Any]:
 def statistics(numbers: Any, extremes: Any, size: int, dtype: Any) -> Statistics:
     """What `moments` computed, as Python's numbers."""
     real, imaginary, std, zeros, nonfinite = numbers.tolist()
-    shares = zeros / size, nonfinite / size
+    mean, low, high = real, *extremes.tolist()
     if nonfinite == size:
-        return Statistics(None, None, None, None, *shares)
-    if jnp.issubdtype(dtype, np.complexfloating):  # which have no order
-        return Statistics(complex(real, imaginary), std, None, None, *shares)
-    return Statistics(real, std, *extremes.tolist(), *shares)
+        mean = std = low = high = None
+    elif jnp.issubdtype(dtype, np.complexfloating):  # which have no order
+        mean, low, high = complex(real, imaginary), None, None
+    return Statistics(mean, std, low, high, zeros / size, nonfinite / size)
 
 
 def _extremes(values: Any, plane: Any, finite: Any, xp: Any) -> Any:

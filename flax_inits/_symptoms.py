@@ -85,12 +85,12 @@ def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
     begin = _last_run(body, lambda i: _size(rows[i]) < small)
     if begin is not None and _size(rows[begin]) > 0:
         end = _size(rows[body[-1]])
-        text = f"size {_size(rows[begin]):.1e}, {end:.1e} before the last layer"
+        text = f"size {_size(rows[begin]):.2g}, {end:.2g} before the last layer"
         yield _verdict("vanishing", _layer(rows, begin), "activations", text)
     for i, row in enumerate(rows):
         if row.role != "argument" and _size(row) > large:
             most = max(_size(row) for row in rows[i:])
-            text = f"size {_size(row):.1e}, {most:.1e} at most"
+            text = f"size {_size(row):.2g}, {most:.2g} at most"
             return (yield _verdict("exploding", _layer(rows, i), "activations", text))
 
 
@@ -103,12 +103,12 @@ def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
     first = rows[body[0]].gradient
     begin = _last_run(body[::-1], lambda i: rows[i].gradient < last / GRADIENT)
     if begin is not None:
-        text = f"norm {rows[begin].gradient:.1e}, {first:.1e} at the input, {last:.1e} at the end"
+        text = f"norm {rows[begin].gradient:.2g}, {first:.2g} at the input, {last:.2g} at the end"
         yield _verdict("vanishing", _layer(rows, begin), "gradients", text)
     for i in body[::-1]:
         if rows[i].gradient > last * GRADIENT:
             most = max(rows[j].gradient for j in body if j <= i)
-            text = f"norm {rows[i].gradient:.1e}, {most:.1e} at most, {last:.1e} at the end"
+            text = f"norm {rows[i].gradient:.2g}, {most:.2g} at most, {last:.2g} at the end"
             return (yield _verdict("exploding", _layer(rows, i), "gradients", text))
 
 

@@ -2,7 +2,7 @@
 
 A tap is an identity with a name in the function's jaxpr. `Tapped` runs the jaxpr again, returns
 what is at the taps, and adds to it what the caller likes: the derivative with respect to an added
-zero is the derivative with respect to the value. Calls (`jit`, `remat`) and scans are entered;
+zero is the derivative with respect to the value, through all that uses it from there on. Calls (`jit`, `remat`) and scans are entered;
 what is inside of `cond`, `while` and functions with derivatives of their own is not seen.
 """
 
@@ -56,6 +56,7 @@ class Tapped:
     def _run(
         self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], moves: Iterable[Any]
     ) -> tuple[list[Any], list[Any]]:
+        """The outputs of a jaxpr, and the values at the taps in it."""
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
         def read(atom: Any) -> Any:
@@ -67,6 +68,13 @@ class Tapped:
             count = self._count([equation])
             if not count:
                 outputs = bind(Node(equation, (), None), values, fuse=False)
+            elif equation.primitive.name == "name":
+                move = next(moves)
+                outputs = values if move is None else [values[0] + move]
+                found += outputs
+                # Whatever uses the value from here on uses the moved one.
+                if not isinstance(equation.invars[0], jax.extend.core.Literal):
+                    env[equation.invars[0]] = outputs[0]
             else:
                 outputs, inner = self._enter(equation, values, list(itertools.islice(moves, count)))
                 found += inner
@@ -74,10 +82,7 @@ class Tapped:
         return [read(atom) for atom in jaxpr.outvars], found
 
     def _enter(self, equation: Any, values: list[Any], moves: list[Any]) -> Any:
-        """The outputs of an equation with taps, and the values at these."""
-        if equation.primitive.name == "name":
-            moved = [values[0] if moves[0] is None else values[0] + moves[0]]
-            return moved, moved
+        """The outputs of a call or a scan, and the values at the taps in it."""
         body, constants = _opened(equation.params["jaxpr"])
         if equation.primitive.name != "scan":
             return self._run(body, constants, values, moves)
