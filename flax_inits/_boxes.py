@@ -12,7 +12,36 @@ from ._types import Path, PyTree
 
 def leaf_paths(tree: PyTree) -> list[Path]:
     """The path of every leaf, in the order of `jax.tree.leaves`."""
+    _check_ends(tree)
     return list(_walk(tree, _box_test(), within=None))
+
+
+# Before Python 3.12, what C++ visits counts as if Python had called it.
+_DEEPEST = sys.getrecursionlimit() - 60 if sys.version_info < (3, 12) else sys.maxsize
+
+
+def _check_ends(tree: PyTree) -> None:
+    """Raises where JAX would crash: a container that holds itself, or that is nested too deep."""
+    above: set[int] = set()
+    stack = [(0, iter((tree,)))]
+    while stack:
+        if len(stack) > _DEEPEST:
+            raise ValueError(
+                f"The tree is nested more than {_DEEPEST} deep, which this Python cannot follow."
+            )
+        own, children = stack[-1]
+        for child in children:
+            if not isinstance(child, dict | list | tuple):
+                continue
+            if id(child) in above:
+                kind = type(child).__name__
+                raise ValueError(f"The tree never ends: a {kind} in it holds itself.")
+            above.add(id(child))
+            stack.append((id(child), iter(child.values() if isinstance(child, dict) else child)))
+            break
+        else:
+            stack.pop()
+            above.discard(own)
 
 
 def _walk(node: Any, is_box: Callable[[Any], bool], within: Any) -> Iterator[Path]:

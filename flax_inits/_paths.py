@@ -41,8 +41,9 @@ def paths(tree: PyTree) -> list[Path]:
 
 def flatten(tree: PyTree) -> tuple[list[Path], list[Any], Any]:
     """Paths, leaves and treedef; `treedef.unflatten` rebuilds containers and boxes exactly."""
+    names = paths(tree)
     leaves, treedef = jax.tree.flatten(tree)
-    return paths(tree), leaves, treedef
+    return names, leaves, treedef
 
 
 def select(tree: PyTree, where: Where) -> PyTree:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from ._errors import noted
+from ._errors import listed
 from ._graph import Input, Value, order
 from ._jaxpr import Traced, inner_jaxprs
 from ._paths import show
@@ -45,8 +45,14 @@ def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list
         out_shardings = out_shardings(output)
     if out_shardings is None:
         return [None] * len(paths)
-    with noted("while out_shardings was fitted to the tree that the function returns"):
+    try:
         full = jax.tree.broadcast(out_shardings, output, is_leaf=lambda node: node is None)
+    except ValueError as error:
+        known = listed(list(map(show, paths)), most=3)
+        raise ValueError(
+            "out_shardings must be a tree of shardings, or a prefix of one, of the structure that "
+            f"the function returns, whose paths are {known}. {error}"
+        ) from error
     found = jax.tree.leaves(full, is_leaf=lambda node: node is None)
     structs = jax.tree.leaves(output)
     return [_fitted(*leaf) for leaf in zip(found, structs, paths, strict=True)]

@@ -175,16 +175,14 @@ def test_memory_kinds_are_kept():
         (NamedSharding(mesh_of(), P(None, "a")), ValueError, r"'b' of shape \(3,\) cannot be made"),
         (P("a"), ValueError, r"for 'b', which needs a mesh: call under jax\.set_mesh"),
         ("a", TypeError, r"out_shardings gives 'a' for 'b'; each must be"),
-        ({"w": None}, ValueError, "."),
-        (lambda tree: {"v": None}, ValueError, "."),
+        ({"w": None}, ValueError, "out_shardings must be a tree of shardings"),
+        (lambda tree: {"v": None}, ValueError, "out_shardings must be a tree of shardings"),
     ],
 )
 def test_misfits(out_shardings, error, message):
     init = flax_inits.jit_init(make, out_shardings=out_shardings)
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(error, match=message):
         init.plan(KEY)
-    if message == ".":
-        assert "while out_shardings was fitted to the tree" in caught.value.__notes__[0]
 
 
 def test_incompatible_devices_as_jit_says():

@@ -367,9 +367,8 @@ def test_uneven_shards_name_the_leaf():
 def test_out_shardings_of_another_tree():
     mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     wrong = {"params": {"weights": NamedSharding(mesh, P())}}
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="out_shardings must be a tree of shardings, or a prefix"):
         flax_inits.jit_init(nn.Dense(6).init, out_shardings=wrong)(KEY, X)
-    assert "while out_shardings was fitted to the tree" in str(caught.value.__notes__)
 
 
 def test_a_committed_key_decides_the_device():
