@@ -49,7 +49,7 @@ def reference(key, index):
     return x0 ^ x1
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("bit_width", [8, 16, 32, 64])
 @pytest.mark.parametrize("x64", [True, False])
@@ -174,6 +174,7 @@ def test_counter_bits_broadcasts_rows_with_keys_of_their_own(key):
     chex.assert_trees_all_equal(x0 ^ x1, expected)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("bit_width", [8, 16, 32])
 @pytest.mark.parametrize("x64", [True, False])
 def test_symbolic_dimensions(key, bit_width, x64):
@@ -218,7 +219,7 @@ def test_symbolic_strides_are_exact_past_32_bits(key):
     assert int(drawn) == reference(key, 5 * 5000 * (1 << 20) - 1)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("jitted", [True, False])
 def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted):
@@ -226,7 +227,7 @@ def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted)
     chex.assert_trees_all_equal(sample(fused), sample(key))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("shape", [(3,), (3, 2)])
 def test_batches_of_fused_keys(key, fused, shape, partitionable):

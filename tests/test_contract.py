@@ -52,7 +52,7 @@ def test_is_a_value(case):
         one.draw = None
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_case
 def test_transformations_agree(case):
     init, shape = case.make(), case.shape
@@ -77,7 +77,7 @@ def test_transformations_agree(case):
         assert case.fixed == bool(jnp.all(mapped[0] == mapped[1]))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @every_case
 def test_shapes_and_key_implementations(case):
     init = case.make()
@@ -90,7 +90,7 @@ def test_shapes_and_key_implementations(case):
         assert np.isfinite(values).all() and within(values, case, np.float32)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_case
 def test_dtypes(case):
     init = case.make()
@@ -113,7 +113,7 @@ def test_dtypes(case):
             init(KEY, case.shape, name)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @every_case
 def test_float64(case):
     if "float64" not in case.dtypes:
@@ -127,7 +127,7 @@ def test_float64(case):
     assert default == (np.float64 if init.dtype is None else init.dtype)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @every_case
 def test_moments(case):
     shape = case.shape
@@ -147,7 +147,7 @@ def test_moments(case):
         assert abs(means.mean()) <= error + 1e-6 * max(1, np.abs(values).max())
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @every_case
 def test_sharded_equals_unsharded(case):
     init, shape = case.make(), case.shape
@@ -179,7 +179,7 @@ def partition(shape) -> PartitionSpec:
     return PartitionSpec(*names)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @every_case
 def test_exports_with_symbolic_dimensions(case):
     if case.symbolic is None:

@@ -62,7 +62,7 @@ KEYS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", ["threefry", "legacy", "rbg", "unsafe_rbg", "fused"])
 @pytest.mark.parametrize("name", KEYS)
 def test_keys(name, kind):
