@@ -14,12 +14,20 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 ARGUMENTS = {
     "benchmark_bits.py": ["--side", "256", "--rounds", "1", "--orthogonal", "64"],
     "benchmark_init.py": ["--small"],
+    "benchmark_tpu.py": ["--small"],
     "mup.py": ["--widths", "64", "512"],
     "plasticity.py": ["--small"],
     "transfer.py": ["--runs", "1"],
 }
 # Scripts that take more than a few seconds even so.
-SLOW = {"benchmark_init.py", "mup.py", "plasticity.py", "transfer.py"}
+SLOW = {
+    "benchmark_init.py",
+    "benchmark_tpu.py",
+    "mup.py",
+    "plasticity.py",
+    "sharded.py",
+    "transfer.py",
+}
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
 ALLOWED: dict[str, list[str]] = {}
 
