@@ -32,6 +32,9 @@ def paths(tree: PyTree) -> list[Path]:
     Returns:
         One tuple of strings per leaf.
 
+    Raises:
+        ValueError: a container holds itself.
+
     >>> import flax_inits, jax.numpy as jnp
     >>> flax_inits.paths({"head": {"bias": jnp.zeros(2)}, "blocks": [jnp.ones(3)]})
     [('blocks', '0'), ('head', 'bias')]
