@@ -103,8 +103,9 @@ def lru_gamma(
 
     >>> import flax_inits, jax, jax.numpy as jnp
     >>> params = {"nu_log": jnp.log(-jnp.log(jnp.array([0.6, 0.8]))), "gamma_log": jnp.zeros(2)}
-    >>> jnp.exp(flax_inits.lru_gamma(jax.random.key(0), params)["gamma_log"])
-    Array([0.8, 0.6], dtype=float32)
+    >>> gamma = jnp.exp(flax_inits.lru_gamma(jax.random.key(0), params)["gamma_log"])
+    >>> [round(float(factor), 2) for factor in gamma]
+    [0.8, 0.6]
 
     Reference:
         Orvieto et al. 2023, Resurrecting Recurrent Neural Networks for Long Sequences,
