@@ -81,7 +81,8 @@ class Recorder:
 
     def _one(self, value: Array, path: Path, role: str) -> tuple[Array, Point]:
         trace = current_trace()
-        if id(value) not in self._known or self._known[id(value)][0] != trace:
+        known = id(value) in self._known and self._known[id(value)][0] == trace
+        if not known or role == "recorded":
             point = Point(path, role)
             tapped = tap(value, f"{self.prefix}{len(self._points)}")
             self._points.append(point)
