@@ -64,7 +64,7 @@ def lsuv(
             not run, holds other chosen layers, or puts out no single array; an output is constant,
             not finite, or still off after `max_iter` steps (none of these three is checked under
             `jit`); weights are shared by the steps of an `nn.scan`, as in `nn.RNN`, or by the
-            slices of an `nn.vmap`.
+            slices of an `nn.vmap`, or normalized by `nn.WeightNorm`.
         TypeError: `model` is no Linen module.
 
     >>> import flax_inits, flax.linen as nn, jax

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.core
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,11 +63,11 @@ def scaled(
 
     try:
         weights, stds = jax.jit(run)(variables, inputs)
-    except ValueError as error:  # The model itself has been traced before, and it ran.
+    except (ValueError, flax.errors.FlaxError) as error:  # The model itself was traced before.
         raise ValueError(
             "lsuv could not put scaled weights back into the model. Weights that the steps of an "
             "nn.scan share (nn.RNN does that), or the slices of an nn.vmap, have no one output to "
-            "be scaled by; leave them out of where."
+            "be scaled by, and those of nn.WeightNorm are normalized; leave them out of where."
         ) from error
     return dict(zip(paths, weights, strict=True)), dict(zip(layers, stds, strict=True))
 

@@ -6,6 +6,7 @@ The leaves that belong together are found by their names, which arguments can ch
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from . import _bits
@@ -99,7 +100,7 @@ def lru_gamma(
 
     Raises:
         ValueError: `where` selects nothing, no recurrence, or only one of its leaves; the two have
-            other shapes.
+            other shapes, or nu is abstract.
 
     >>> import flax_inits, jax, jax.numpy as jnp
     >>> params = {"nu_log": jnp.log(-jnp.log(jnp.array([0.6, 0.8]))), "gamma_log": jnp.zeros(2)}
@@ -115,6 +116,8 @@ def lru_gamma(
     leaves = dict(zip(*flatten(params)[:2], strict=True))
     found = {}
     for log_nu, log_gamma in _groups("lru_gamma", "a recurrence", params, where, [(nu,), (gamma,)]):
+        if isinstance(leaves[log_nu], jax.ShapeDtypeStruct):
+            raise ValueError(f"lru_gamma follows from {show(log_nu)!r}, which is abstract.")
         shapes = jnp.shape(leaves[log_nu]), jnp.shape(leaves[log_gamma])
         if shapes[0] != shapes[1]:
             raise ValueError(

@@ -195,7 +195,9 @@ def test_lru_gamma_rejects():
     uneven = lru() | {"lru": {"nu_log": jnp.zeros(3), "gamma_log": jnp.zeros(4)}}
     with pytest.raises(ValueError, match=r"'lru/nu_log' has \(3,\) and 'lru/gamma_log' has \(4,\)"):
         fi.lru_gamma(KEY, uneven)
-    with pytest.raises(TypeError, match="key"):
+    with pytest.raises(ValueError, match="follows from 'lru/nu_log', which is abstract"):
+        fi.lru_gamma(KEY, jax.eval_shape(lru))
+    with pytest.raises(TypeError, match="key must be one PRNG key"):
         fi.lru_gamma(0, lru())
 
 
@@ -542,6 +544,7 @@ REJECTED = {
     ),
     "shared by scan": (RNN, {}, r"could not put scaled weights back.*nn\.scan share \(nn\.RNN"),
     "shared by vmap": (STEPS(4), {}, "could not put scaled weights back.*slices of an nn.vmap"),
+    "normalized": (nn.WeightNorm(nn.Dense(4)), {}, "those of nn.WeightNorm are normalized"),
     "dead": (
         nn.Sequential([nn.Dense(4, bias_init=dead), nn.relu, nn.Dense(4)]),
         {"tol": 1e9},
