@@ -68,10 +68,10 @@ def report(activation, name, depth, width):
     return flax_inits.signal(model, variables, x)
 
 
-def first(verdicts):
+def said(verdicts):
     """What is wrong, in a few words."""
-    found = [f"{v.kind} from {v.layer.replace('_', ' ')}" for v in verdicts]
-    return found[0] if found else "healthy"
+    lines = [f"{v.kind} from {v.layer.replace('_', ' ')}" for v in verdicts]
+    return "\n".join(dict.fromkeys(lines)) or "healthy"
 
 
 def draw(axes, sizes, signal):
@@ -96,7 +96,7 @@ def draw(axes, sizes, signal):
     sizes.grid(axis="y", linewidth=0.4)
     sick = bool(signal.verdicts)
     axes.text(
-        0.97, 0.04, first(signal.verdicts), transform=axes.transAxes, ha="right", fontsize=9,
+        0.97, 0.04, said(signal.verdicts), transform=axes.transAxes, ha="right", fontsize=9,
         color=RED if sick else GREEN, weight="bold",
     )  # fmt: skip
 
@@ -146,8 +146,8 @@ def main():
         for name in INITS:
             found = report(activation, name, options.depth, options.width)
             reports[activation.__name__, name] = found
-            said = "\n".join(map(str, found.verdicts)) or "nothing wrong"
-            table.add_row(activation.__name__, name, said)
+            lines = "\n".join(map(str, found.verdicts)) or "nothing wrong"
+            table.add_row(activation.__name__, name, lines)
     Console().print(table)
     picture(reports, options.picture)
     print(f"The picture is in {options.picture}")

@@ -95,8 +95,8 @@ def _row(path: Path, leaf: Any, found: Statistics | None) -> SummaryRow:
     shape, dtype = tuple(np.shape(leaf)), dtype_of(leaf)
     count = math.prod(shape)
     sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
-    facts = (path, shape, str(dtype), sharding, count, count * dtype.itemsize)
-    return SummaryRow(*facts, *(found or (None,) * 6))
+    known: dict[str, Any] = found._asdict() if found else dict.fromkeys(Statistics._fields)
+    return SummaryRow(path, shape, str(dtype), sharding, count, count * dtype.itemsize, **known)
 
 
 _NO_DISTANCE = Distance(None, None, None)

@@ -192,7 +192,7 @@ def _cells(name: str, row: SummaryRow) -> list[str]:
 def _place(row: SummaryRow) -> str:
     """The sharding in short; nothing for what is on one device."""
     if isinstance(row.sharding, NamedSharding):
-        return str(row.sharding.spec).removeprefix("PartitionSpec")
+        return str(row.sharding.spec).removeprefix("PartitionSpec").removeprefix("P")
     if row.sharding is None or len(row.sharding.device_set) == 1:
         return ""
     return str(row.sharding)

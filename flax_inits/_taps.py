@@ -2,8 +2,10 @@
 
 A tap is an identity with a name in the function's jaxpr. `Tapped` runs the jaxpr again, returns
 what is at the taps, and adds to it what the caller likes: the derivative with respect to an added
-zero is the derivative with respect to the value, through all that uses it from there on. Calls (`jit`, `remat`) and scans are entered;
-what is inside of `cond`, `while` and functions with derivatives of their own is not seen.
+zero is the derivative with respect to the value, through all that uses it from there on.
+
+Calls (`jit`, `remat`) and scans are entered; what is inside of `cond`, `while` and functions with
+derivatives of their own is not seen.
 """
 
 import itertools

@@ -17,6 +17,7 @@ ARGUMENTS = {
     "benchmark_tpu.py": ["--small"],
     "mup.py": ["--widths", "64", "512"],
     "plasticity.py": ["--small"],
+    "signal.py": ["--depth", "6", "--width", "32"],
     "transfer.py": ["--runs", "1"],
 }
 # Scripts that take more than a few seconds even so.
@@ -26,6 +27,7 @@ SLOW = {
     "mup.py",
     "plasticity.py",
     "sharded.py",
+    "signal.py",
     "transfer.py",
 }
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
