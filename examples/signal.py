@@ -70,8 +70,8 @@ def report(activation, name, depth, width):
 
 def said(verdicts):
     """What is wrong, in a few words."""
-    lines = [f"{v.kind} from {v.layer.replace('_', ' ')}" for v in verdicts]
-    return "\n".join(dict.fromkeys(lines)) or "healthy"
+    lines = [f"{v.kind} {v.quantity}: {v.layer.replace('_', ' ')}" for v in verdicts]
+    return "\n".join(lines) or "healthy"
 
 
 def draw(axes, sizes, signal):
@@ -96,7 +96,7 @@ def draw(axes, sizes, signal):
     sizes.grid(axis="y", linewidth=0.4)
     sick = bool(signal.verdicts)
     axes.text(
-        0.97, 0.04, said(signal.verdicts), transform=axes.transAxes, ha="right", fontsize=9,
+        0.97, 0.04, said(signal.verdicts), transform=axes.transAxes, ha="right", fontsize=8,
         color=RED if sick else GREEN, weight="bold",
     )  # fmt: skip
 
