@@ -5,8 +5,8 @@
 a scan without a live carry becomes one map per output. `evaluate` computes nodes again, drawing
 bits through fused keys.
 
-This is the one module that reads JAX's intermediate representation, which has no stability
-promise. Everything built on it falls back to `jax.jit` of the whole function when it fails.
+It reads JAX's intermediate representation, which has no stability promise (so does `_taps`, for
+reports). Everything built on it falls back to `jax.jit` of the whole function when it fails.
 """
 
 import functools

@@ -17,7 +17,7 @@ ARGUMENTS = {
     "benchmark_tpu.py": ["--small"],
     "mup.py": ["--widths", "64", "512"],
     "plasticity.py": ["--small"],
-    "signal.py": ["--depth", "6", "--width", "32"],
+    "signal_propagation.py": ["--depth", "6", "--width", "32"],
     "transfer.py": ["--runs", "1"],
 }
 # Scripts that take more than a few seconds even so.
@@ -27,7 +27,7 @@ SLOW = {
     "mup.py",
     "plasticity.py",
     "sharded.py",
-    "signal.py",
+    "signal_propagation.py",
     "transfer.py",
 }
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtri
 
 from .. import _bits
 from .._types import Array, DType, Key
@@ -131,6 +130,8 @@ def _tail(key: Key, shape: tuple, dtype: np.dtype, lower: float, upper: float) -
     share = moments(lower, upper)[0] / moments(lower, np.inf)[0]
     left = 1 - share * _bits.uniform(key, shape, dtype, 0.0, 1.0)
     if lower <= INVERTIBLE[np.dtype(dtype).name]:
+        from jax.scipy.special import ndtri  # it takes longer to import than this package
+
         z = -ndtri(0.5 * math.erfc(lower / math.sqrt(2)) * left)
     else:
         z = _far_tail(left, lower)

@@ -1,7 +1,7 @@
 """Signal propagation: fifty layers under four initializations, with what flax_inits says of each.
 
-    python examples/signal.py
-    python examples/signal.py --picture signal.png --depth 50
+    python examples/signal_propagation.py
+    python examples/signal_propagation.py --picture signal.png --depth 50
 
 Each panel is the classic figure: a column per layer, darker where more of its activations are, for
 inputs of variance 1. The lines are the sizes of activations and gradients, on a logarithmic axis. A
@@ -9,15 +9,6 @@ network can learn if both stay within a few powers of ten. It needs matplotlib, 
 minute.
 """
 
-# This file is called as a module of the standard library is, which others import, and Python looks
-# for modules in a script's own folder first. So the folder has to go before anything else.
-import os
-import sys
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != HERE]
-
-# ruff: noqa: E402
 import argparse
 from collections.abc import Callable
 
