@@ -132,7 +132,7 @@ def _cells(row: PlanRow) -> list[str]:
         row.dtype,
         _table.size(row.bytes),
         _table.size(row.bytes_per_device),
-        spec.removeprefix("PartitionSpec"),
+        spec.removeprefix("PartitionSpec").removeprefix("P"),
         row.recipe,
         "" if row.program is None else str(row.program),
         row.source,

@@ -59,6 +59,10 @@ def test_tables_name_scripts():
     assert {*ARGUMENTS, *SLOW, *ALLOWED} <= {script.name for script in SCRIPTS}
 
 
+def test_no_script_hides_a_module_of_python():
+    assert not {script.stem for script in SCRIPTS} & sys.stdlib_module_names
+
+
 @pytest.mark.parametrize(
     "script",
     [

@@ -53,6 +53,7 @@ class TestFactories:
     # Their parts meet at other places than the shards do, or are sorted across shards.
     MIXED = {"blocks", "chrono", "sparse"}
 
+    @pytest.mark.sampled(8)
     @every_case
     def test_no_collective(self, case):
         init, shape = case.make(), case.shape
@@ -87,6 +88,7 @@ class TestFactories:
         values = init(KEY, shape, out_sharding=sharding)
         assert values.sharding == sharding and bits(values) == bits(init(KEY, shape))
 
+    @pytest.mark.sampled(6)
     @pytest.mark.parametrize(
         "init",
         [fi.mixture(), fi.uniform(0, 1), fi.normal(1.0), fi.he_normal(), fi.truncated_normal(1.0)],
@@ -196,6 +198,7 @@ def expected():
     return jax.jit(Model().init)(KEY, TOKENS)
 
 
+@pytest.mark.sampled(4)
 class TestModels:
     @pytest.mark.parametrize("mesh", [LINE, GRID, TYPED], ids=["line", "grid", "explicit"])
     def test_values_places_programs(self, mesh, expected):
@@ -268,6 +271,7 @@ class TestAbstractMeshes:
 class TestNamedAxes:
     """Boxes with names of axes, of the mesh or logical ones, decide where leaves are."""
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("mesh, scan", [(GRID, False), (TYPED, True)], ids=["auto", "explicit"])
     def test_logical(self, mesh, scan):
         model = Model(nn.with_logical_partitioning, scan)
@@ -325,6 +329,7 @@ class TestPmap:
             warnings.simplefilter("ignore", DeprecationWarning)
             return jax_utils.replicate(params)
 
+    @pytest.mark.sampled(2)
     def test_replicas_stay_identical(self, params, replicas):
         rules = {"head/kernel": fi.mixture(), "**/up/kernel": nn.initializers.orthogonal()}
         over = {where: fi.replicated(init) for where, init in rules.items()}

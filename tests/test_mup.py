@@ -127,6 +127,7 @@ def test_it_prints_as_a_table():
 RULES = {"Embed_0": fi.normal(1.0), "position": fi.zeros(), "**/kernel": fi.normal(0.1)}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("through", ["reinit", "reinit with init_fn", "jit_init"])
 def test_rules_have_the_standard_deviations_of_the_table(through):
     rules = network().rules(RULES)
@@ -283,6 +284,7 @@ def moved(width, optimizer, mup):
     return np.array([found[f"layers_{i}"]["__call__"][0] for i in (0, 2, 4)])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_steps_move_activations_alike_at_every_width(optimizer):
     """From 4 to 16 times the base width: what is random in a narrow net has averaged out there."""

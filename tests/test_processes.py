@@ -77,6 +77,7 @@ def finish(process, limit):
     return printed
 
 
+@pytest.mark.slow
 def test_processes_make_together_what_one_makes_alone():
     # One test, as running the processes is most of its time, and xdist may share out tests.
     reports = [json.loads(printed.splitlines()[-1]) for printed in run("make", worker.LIMIT)]
@@ -122,6 +123,7 @@ def test_a_process_that_dies_is_reported_at_once():
     assert time.monotonic() - begun < worker.LIMIT / 2
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended():
     with pytest.raises(Failed, match="not done after 10 s"):
         run("hang", 10)

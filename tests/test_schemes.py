@@ -82,6 +82,7 @@ def biases(*nodes):
     return {(node, "cell", f"h{gate}", "bias") for node in nodes for gate in "ifgo"}
 
 
+@pytest.mark.sampled(3)
 def test_chrono_gates(form):
     params = form(jax.tree.map(lambda leaf: leaf + 1, recurrent()))
     new = fi.chrono_gates(KEY, params, 100)
@@ -265,6 +266,7 @@ def transformer(scanned=False):
     return init_fn
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("scanned", [False, True])
 def test_deepnorm_of_a_transformer(scanned):
     """All kernels are square but those of the feed-forward; fans are those of the flat kernels."""
@@ -353,6 +355,7 @@ def kernels_of(layers):
     return {("params", *layer, "kernel") for layer in layers}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", [freeze, boxed, spread, FORMS["bfloat16"]])
 def test_lsuv_of_a_conv_net(form):
     model, variables = ConvNet(), form(conv_variables())
@@ -399,6 +402,7 @@ def test_lsuv_with_biases_takes_more_steps():
     assert_fits(model, new, x, MLP_LAYERS, tol=2e-3)
 
 
+@pytest.mark.slow
 def test_lsuv_in_training_mode():
     model, variables, rngs = ConvNet(), conv_variables(), {"dropout": jax.random.key(7)}
     new = fi.lsuv(KEY, model, variables, IMAGES, rngs=rngs, train=True)
@@ -433,6 +437,7 @@ class Shared(nn.Module):
         return nn.Dense(3, name="last")(layer(nn.relu(layer(x))))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_lsuv_scales_a_shared_layer_at_its_first_call(wrapped):
     model, x = Shared(wrapped), jax.random.normal(KEY, (64, 8))
@@ -443,6 +448,7 @@ def test_lsuv_scales_a_shared_layer_at_its_first_call(wrapped):
     assert float(values["last", "__call__", "0"].std()) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_lsuv_through_lifted_transforms():
     """A kept trace of nn.jit, or of the model itself, would leave layers as they are."""
     split = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
@@ -455,6 +461,7 @@ def test_lsuv_through_lifted_transforms():
     np.testing.assert_allclose(model.apply(new, x).var((1, 2)), 1, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_lsuv_on_a_mesh_with_explicit_axes():
     """Shardings are types there, and what is scaled keeps its own."""
     model = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(8)])
@@ -566,6 +573,7 @@ REJECTED = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("model", "options", "message"), REJECTED.values(), ids=REJECTED)
 def test_lsuv_rejects(model, options, message):
     variables = model.init(KEY, X)

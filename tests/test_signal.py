@@ -175,6 +175,7 @@ def test_reversed_scans_run_backward():
     np.testing.assert_allclose(sizes, [5, 15, 30], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_lifted_shared_and_odd_modules():
     class Odd(nn.Module):
         @nn.compact
@@ -208,6 +209,7 @@ def test_lifted_shared_and_odd_modules():
     assert "flax_inits" not in str(jax.make_jaxpr(lambda x: model.apply(variables, x, False))(X))
 
 
+@pytest.mark.slow
 def test_any_function_that_runs_modules():
     model = MLP(init.he_normal(), nn.relu, depth=2)
     variables = model.init(KEY, X)
@@ -231,6 +233,7 @@ def test_methods_and_several_inputs():
     assert report.rows[-1].std == pytest.approx(2 * report.rows[-2].std)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
 def test_dtypes(dtype):
     def net(kernel, x, record):
@@ -277,6 +280,7 @@ TOKENS = jax.random.randint(KEY, (4, 12), 0, 32)
 IMAGES = jax.random.normal(KEY, (4, 8, 8, 3))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "model, x",
     [
@@ -299,6 +303,7 @@ def test_healthy_networks_have_no_verdicts(model, x):
 # Symptoms
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "kernel_init, activation, expected",
     [
@@ -332,6 +337,7 @@ def test_symptoms(kernel_init, activation, expected):
     assert all(str(verdict) in str(report) for verdict in report.verdicts)
 
 
+@pytest.mark.slow
 def test_where_it_begins():
     class Broken(nn.Module):
         kernels: tuple
