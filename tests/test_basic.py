@@ -69,6 +69,7 @@ def test_truncated_normal_is_that_of_jax(stddev):
     chex.assert_trees_all_equal(fi.truncated_normal(stddev)(KEY, SHAPE), expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "lower, upper", [(5.25, 10.0), (1.0001, 3.0), (-np.inf, -8.0), (11.0, 12.0), (100.0, 101.0)]
 )

@@ -97,7 +97,7 @@ def test_legacy_keys_belong_to_the_default_implementation():
         )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", "bfloat16", "float16", "complex64", "complex128"]
 )
@@ -142,6 +142,7 @@ def test_counter_is_exact_in_both_words(offset, shape, x64):
         assert wide.tolist() == [pair[index] for pair in expected]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", [(10,), (3, 10), (10, 3), (2, 9, 10)])
 def test_long_axes_are_counted_in_rows(shape):
     words = _threefry.counter(shape, (1 << 32) - 7, row=4)
@@ -174,7 +175,7 @@ def test_counter_bits_broadcasts_rows_with_keys_of_their_own(key):
     chex.assert_trees_all_equal(x0 ^ x1, expected)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("bit_width", [8, 16, 32])
 @pytest.mark.parametrize("x64", [True, False])
 def test_symbolic_dimensions(key, bit_width, x64):
@@ -278,6 +279,7 @@ class Net(nn.Module):
         return nn.MultiHeadDotProductAttention(2)(x, x)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("jitted", [True, False])
 def test_linen_models_initialise_the_same(key, fused, jitted):
     init = jax.jit(Net().init) if jitted else Net().init

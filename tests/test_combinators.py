@@ -53,6 +53,7 @@ COMBINED = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "init", ANY_KIND, ids=lambda init: getattr(init, "__name__", type(init).__name__)
 )
@@ -115,6 +116,7 @@ def test_the_default_dtype_is_the_inner_ones():
 # stacked, replicated, blocks
 
 
+@pytest.mark.sampled(2)
 def test_stacked_draws_each_slice_with_its_own_key():
     kaiming = jax.nn.initializers.he_normal()
     keys = jax.random.split(KEY, 5)

@@ -130,7 +130,7 @@ MODELS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_those_of_jit(name):
     model, x = MODELS[name]
@@ -206,6 +206,7 @@ def odd_init(key, x):
     }
 
 
+@pytest.mark.slow
 def test_odd_leaves():
     made = as_jit(odd_init, KEY, X)
     tied = made["tied"]
@@ -220,7 +221,7 @@ def test_donating_the_result_keeps_what_the_function_closes_over():
     assert not kept.is_deleted()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("shape", [(64, 3), (16, 4), (9, 5), (64, 3, 1), (3, 64), (64, 16)])
 def test_short_last_axes(shape):
     # XLA rounds logarithms along a short axis otherwise once bits are fused into them.
@@ -252,6 +253,7 @@ def test_effects_run_as_they_stand(capfd):
     assert capfd.readouterr().out.count("made") == 2
 
 
+@pytest.mark.slow
 def test_without_what_has_no_stability_promise(monkeypatch):
     def gone(*args, **kwargs):
         raise AttributeError("gone")
@@ -312,6 +314,7 @@ def test_the_user_s_errors_are_the_user_s():
         flax_inits.jit_init(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_inline_under_transformations():
     init = flax_inits.jit_init(Stack(1).init)
     expected = jax.jit(Stack(1).init)(KEY, X)
@@ -325,6 +328,7 @@ def test_inline_under_transformations():
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape, axes", [((8,), ("a",)), ((4, 2), ("a", "b"))])
 def test_sharded_from_birth(shape, axes):
     mesh = jax.make_mesh(shape, axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))

@@ -53,7 +53,7 @@ class TestFactories:
     # Their parts meet at other places than the shards do, or are sorted across shards.
     MIXED = {"blocks", "chrono", "sparse"}
 
-    @pytest.mark.sampled(8)
+    @pytest.mark.sampled(16)
     @every_case
     def test_no_collective(self, case):
         init, shape = case.make(), case.shape
@@ -88,7 +88,7 @@ class TestFactories:
         values = init(KEY, shape, out_sharding=sharding)
         assert values.sharding == sharding and bits(values) == bits(init(KEY, shape))
 
-    @pytest.mark.sampled(6)
+    @pytest.mark.sampled(15)
     @pytest.mark.parametrize(
         "init",
         [fi.mixture(), fi.uniform(0, 1), fi.normal(1.0), fi.he_normal(), fi.truncated_normal(1.0)],

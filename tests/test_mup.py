@@ -192,6 +192,7 @@ def test_learning_rates(optimizer):
     assert part == {"head": {"kernel": 0.25}}
 
 
+@pytest.mark.slow
 def test_updates_are_scaled_in_their_dtype_and_under_partition():
     grads = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params_of(128))
     tx = optax.chain(optax.sgd(0.5), network().scale_updates("sgd"))
@@ -284,7 +285,7 @@ def moved(width, optimizer, mup):
     return np.array([found[f"layers_{i}"]["__call__"][0] for i in (0, 2, 4)])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_steps_move_activations_alike_at_every_width(optimizer):
     """From 4 to 16 times the base width: what is random in a narrow net has averaged out there."""

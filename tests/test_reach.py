@@ -284,7 +284,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_is_the_model_built_with_its_initializer(name):
     build, inits, rules, inputs = CASES[name]
@@ -309,6 +309,7 @@ BOXES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("box", [boxed, logical])
 @pytest.mark.parametrize("name", BOXES)
 def test_boxes_are_kept(name, box):

@@ -259,6 +259,7 @@ def test_leaves_own_their_memory():
     np.testing.assert_array_equal(x, np.ones(64))
 
 
+@pytest.mark.slow
 def test_a_broken_compilation_is_no_trap(monkeypatch):
     """What an interrupted call had begun to compile is compiled again, never waited for."""
 

@@ -411,6 +411,7 @@ def test_lsuv_in_training_mode():
     assert_fits(model, new, IMAGES, CONV_LAYERS[:2], train=True, rngs=rngs, mutable=mutable)
 
 
+@pytest.mark.slow
 def test_lsuv_of_a_transformer():
     """Each layer of a scan has its own scale, though one traced body serves all."""
     model = Transformer(scanned=True)
@@ -477,6 +478,7 @@ def test_lsuv_on_a_mesh_with_explicit_axes():
         assert float(model.apply(new, x).var()) == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 def test_lsuv_under_jit():
     model, variables, x = mlp()
     run = jax.jit(lambda key, variables, x: fi.lsuv(key, model, variables, x))
@@ -573,7 +575,7 @@ REJECTED = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("model", "options", "message"), REJECTED.values(), ids=REJECTED)
 def test_lsuv_rejects(model, options, message):
     variables = model.init(KEY, X)

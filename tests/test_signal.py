@@ -48,6 +48,7 @@ def layers(report):
 # What is recorded
 
 
+@pytest.mark.slow
 def test_rows_of_a_network_of_functions_and_modules():
     class Net(nn.Module):
         @nn.compact
@@ -135,6 +136,7 @@ class Scanned(nn.Module):
         return nn.Dense(4)(scan(name="blocks")(x, None)[0])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("block", [Block, nn.remat(Block)], ids=["scan", "scan of remat"])
 def test_each_step_of_a_scan_has_its_rows(block):
     model = Scanned(block)
@@ -280,7 +282,7 @@ TOKENS = jax.random.randint(KEY, (4, 12), 0, 32)
 IMAGES = jax.random.normal(KEY, (4, 8, 8, 3))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "model, x",
     [
@@ -303,7 +305,7 @@ def test_healthy_networks_have_no_verdicts(model, x):
 # Symptoms
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "kernel_init, activation, expected",
     [
