@@ -19,12 +19,12 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test marked `sampled(n)`, all but each n-th are slow."""
+    """Of the cases of a test marked `sampled(n)`, all but each n-th are slow, or as `rest` says."""
     seen = collections.Counter()
     for item in items:
         marker = item.get_closest_marker("sampled")
         if marker:
             name = item.nodeid.split("[")[0]
             if seen[name] % marker.args[0]:
-                item.add_marker(pytest.mark.slow)
+                item.add_marker(marker.kwargs.get("rest", "slow"))
             seen[name] += 1

@@ -118,13 +118,13 @@ def _given(dice: random.Random, key: Any, x: Any) -> Any:
 
 
 _SOURCES: tuple[Callable[..., Any], ...] = (
-    *(_drawn,) * 8,
-    *(_mapped,) * 3,
+    *(_drawn,) * 5,
+    *(_mapped,) * 2,
     _carried,
     _looped,
     _chosen,
-    _constant,
-    _given,
+    *(_constant,) * 2,
+    *(_given,) * 3,
 )
 
 

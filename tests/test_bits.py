@@ -49,7 +49,7 @@ def reference(key, index):
     return x0 ^ x1
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3, rest="thorough")
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("bit_width", [8, 16, 32, 64])
 @pytest.mark.parametrize("x64", [True, False])
@@ -97,7 +97,7 @@ def test_legacy_keys_belong_to_the_default_implementation():
         )
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3, rest="thorough")
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", "bfloat16", "float16", "complex64", "complex128"]
 )
@@ -220,7 +220,7 @@ def test_symbolic_strides_are_exact_past_32_bits(key):
     assert int(drawn) == reference(key, 5 * 5000 * (1 << 20) - 1)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3, rest="thorough")
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("jitted", [True, False])
 def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted):

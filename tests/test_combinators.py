@@ -53,7 +53,7 @@ COMBINED = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     "init", ANY_KIND, ids=lambda init: getattr(init, "__name__", type(init).__name__)
 )

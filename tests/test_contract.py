@@ -52,7 +52,7 @@ def test_is_a_value(case):
         one.draw = None
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @every_case
 def test_transformations_agree(case):
     init, shape = case.make(), case.shape
@@ -90,7 +90,7 @@ def test_shapes_and_key_implementations(case):
         assert np.isfinite(values).all() and within(values, case, np.float32)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(10)
 @every_case
 def test_dtypes(case):
     init = case.make()
@@ -147,7 +147,7 @@ def test_moments(case):
         assert abs(means.mean()) <= error + 1e-6 * max(1, np.abs(values).max())
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @every_case
 def test_sharded_equals_unsharded(case):
     init, shape = case.make(), case.shape

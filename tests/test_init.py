@@ -62,7 +62,7 @@ KEYS = {
 }
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("kind", ["threefry", "legacy", "rbg", "unsafe_rbg", "fused"])
 @pytest.mark.parametrize("name", KEYS)
 def test_keys(name, kind):
@@ -114,7 +114,7 @@ WITH_ARGUMENTS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, rest="thorough")
 @pytest.mark.parametrize("name", WITH_ARGUMENTS)
 def test_arguments(name):
     fun, argument = WITH_ARGUMENTS[name]
@@ -184,7 +184,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, rest="thorough")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     assert_as_jit(FUNCTIONS[name], KEY)

@@ -147,7 +147,7 @@ MODELS = {
 }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(5, rest="thorough")
 @pytest.mark.parametrize("name", MODELS)
 def test_linen(name):
     assert_as_jit(MODELS[name].init, KEY, X)
@@ -167,7 +167,7 @@ def test_streams_collections_and_outputs():
     assert_as_jit(model.init, stream, X)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4, rest="thorough")
 @pytest.mark.parametrize("kind", ["legacy", "rbg", "unsafe_rbg"])
 @pytest.mark.parametrize("name", ["scan", "experts", "norms"])
 def test_linen_with_other_keys(name, kind):

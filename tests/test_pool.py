@@ -117,7 +117,7 @@ OTHERS = {
 """What needs, or may need, a program of its own shape."""
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", POOLED)
 def test_rows_are_what_jit_draws(name):
     assert is_pooled(POOLED[name])
@@ -132,7 +132,7 @@ def test_so_are_exact_shapes(name, monkeypatch):
     assert_as_jit(POOLED[name], KEY)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_leaves_are_what_jit_draws(name):
     assert_as_jit(OTHERS[name], KEY)

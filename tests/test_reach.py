@@ -284,7 +284,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, rest="thorough")
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_is_the_model_built_with_its_initializer(name):
     build, inits, rules, inputs = CASES[name]

@@ -82,7 +82,7 @@ def biases(*nodes):
     return {(node, "cell", f"h{gate}", "bias") for node in nodes for gate in "ifgo"}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 def test_chrono_gates(form):
     params = form(jax.tree.map(lambda leaf: leaf + 1, recurrent()))
     new = fi.chrono_gates(KEY, params, 100)
@@ -266,7 +266,7 @@ def transformer(scanned=False):
     return init_fn
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("scanned", [False, True])
 def test_deepnorm_of_a_transformer(scanned):
     """All kernels are square but those of the feed-forward; fans are those of the flat kernels."""
@@ -355,7 +355,7 @@ def kernels_of(layers):
     return {("params", *layer, "kernel") for layer in layers}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [freeze, boxed, spread, FORMS["bfloat16"]])
 def test_lsuv_of_a_conv_net(form):
     model, variables = ConvNet(), form(conv_variables())

@@ -282,7 +282,7 @@ TOKENS = jax.random.randint(KEY, (4, 12), 0, 32)
 IMAGES = jax.random.normal(KEY, (4, 8, 8, 3))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, x",
     [
