@@ -113,7 +113,7 @@ def test_dtypes(case):
             init(KEY, case.shape, name)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(8, rest="thorough")
 @every_case
 def test_float64(case):
     if "float64" not in case.dtypes:
@@ -179,7 +179,7 @@ def partition(shape) -> PartitionSpec:
     return PartitionSpec(*names)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(8, rest="thorough")
 @every_case
 def test_exports_with_symbolic_dimensions(case):
     if case.symbolic is None:

@@ -147,7 +147,7 @@ def test_worked_truth(name):
         jax.tree.map(np.testing.assert_array_equal, reset["body"], kept["body"])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(3, rest="thorough")
 @pytest.mark.parametrize("name", RUN)
 def test_all_of_it_is_a_fresh_state(name):
     """With every param chosen and counts reset, only settings and random keys are left."""

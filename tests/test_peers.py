@@ -45,7 +45,7 @@ def test_jax_aliases_bit_for_bit(name, shape):
         np.testing.assert_array_equal(ours(KEY, shape), theirs(KEY, shape))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(4, rest="thorough")
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg", "fan_geo_avg"])
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
 def test_jax_variance_scaling(mode, distribution):
@@ -56,7 +56,7 @@ def test_jax_variance_scaling(mode, distribution):
     np.testing.assert_allclose(ours(KEY, (4, 6, 3, 5)), theirs(KEY, (4, 6, 3, 5)), rtol=3e-7)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(4, rest="thorough")
 @pytest.mark.parametrize("shape", [(64, 64), (30, 12), (12, 30), (3, 3, 4, 10)])
 @pytest.mark.parametrize("column_axis", [-1, 0])
 def test_jax_orthogonal_bit_for_bit(shape, column_axis):

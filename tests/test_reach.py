@@ -335,7 +335,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(4, rest="thorough")
 @pytest.mark.parametrize("chosen", [0, 1])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_rule_stops_at_its_module(name, chosen):
@@ -541,7 +541,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(4, rest="thorough")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_model_is_found_in_whatever_the_function_returns(name):
     function, path = FUNCTIONS[name]

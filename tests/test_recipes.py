@@ -124,7 +124,7 @@ def test_recipes_do_not_know_which_key_it_is(pair):
     assert one == other and hash(one) == hash(other) and one.program == other.program
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(3, rest="thorough")
 @pytest.mark.parametrize("pair", OTHER_RECIPE)
 def test_recipes_that_differ(pair):
     one, other = map(recipe, pair)
@@ -209,7 +209,7 @@ def test_what_fails_is_compiled_as_it_stands(broken, monkeypatch):
     assert_as_jit(fun, KEY, whole=broken != "dce")
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(6, rest="thorough")
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg", "fused"])
 @pytest.mark.parametrize("partitionable", [True, False])
 def test_keys_of_leaves_are_those_of_jax(impl, partitionable):

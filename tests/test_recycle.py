@@ -255,7 +255,7 @@ def test_moments_of_the_new_entries():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_states_that_are_not_zero():
     tx, params = optax.contrib.prodigy(0.1), network()
     state = stepped(tx, params)
@@ -264,7 +264,7 @@ def test_states_that_are_not_zero():
     assert after.estim_lr is state.estim_lr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_statistics_of_other_shapes():
     """SM3 and Adafactor keep one for a row or a column; L-BFGS ten for each entry."""
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4))}
@@ -284,7 +284,7 @@ def test_statistics_of_other_shapes():
     assert shapes[2,].all()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_lbfgs_memory():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4))}
     layers = {"a": {"kernel": "a", "feeds": "b"}}
@@ -297,7 +297,7 @@ def test_lbfgs_memory():
     assert not memory[..., 1].any() and memory[..., [0, 2]].all()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_square_factors_are_reported():
     """Of a square kernel, the shape does not say which factor is the row's."""
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 4))}

@@ -134,7 +134,7 @@ def test_what_is_tabulated_needs_its_sizes():
             jax.eval_shape(lambda key, init=init: init(key, sizes), KEY)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_shards_are_made_without_talking():
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     # These two count or repeat along a whole axis.
@@ -153,7 +153,7 @@ def test_shards_are_made_without_talking():
 # Convolutions
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(6, rest="thorough")
 @pytest.mark.parametrize("channels", [(6, 6), (4, 6), (6, 4)])
 @pytest.mark.parametrize("window", [(3,), (4,), (3, 5), (2, 4)])
 def test_delta_orthogonal_keeps_norms(window, channels):
@@ -171,7 +171,7 @@ def test_delta_orthogonal_keeps_norms(window, channels):
     np.testing.assert_allclose(narrow.astype(jnp.float32), kernel, rtol=2**-8)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, rest="thorough")
 @pytest.mark.parametrize("window", [(1,), (2,), (3,), (4,), (5, 4), (3, 3), (2, 3, 4)])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_dirac_is_the_identity_under_same_padding(window, groups):
@@ -187,7 +187,7 @@ def test_dirac_passes_as_many_channels_as_it_can():
     np.testing.assert_array_equal(narrow, 0.5 * np.tile(np.eye(3, 2), 2))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(3, rest="thorough")
 @pytest.mark.parametrize("stride, window", [(2, 4), (3, 5), (4, 8)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bilinear_transposed_convolution_is_a_resize(stride, window, channels):
@@ -232,7 +232,7 @@ def test_icnr_blocks_count_the_axes_of_the_window():
     assert len(np.unique(one)) == 3 * 4 * 3
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(4, rest="thorough")
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.55, 1.0])
 def test_sparse_counts_are_exact(axis, sparsity):
