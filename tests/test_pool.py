@@ -117,7 +117,7 @@ OTHERS = {
 """What needs, or may need, a program of its own shape."""
 
 
-@pytest.mark.sampled(9, rest="thorough")
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", POOLED)
 def test_rows_are_what_jit_draws(name):
     assert is_pooled(POOLED[name])
@@ -132,7 +132,7 @@ def test_so_are_exact_shapes(name, monkeypatch):
     assert_as_jit(POOLED[name], KEY)
 
 
-@pytest.mark.sampled(9, rest="thorough")
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_leaves_are_what_jit_draws(name):
     assert_as_jit(OTHERS[name], KEY)
@@ -148,14 +148,14 @@ DRAWS = {
 }
 
 
-@pytest.mark.sampled(4, rest="thorough")
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e5m2", "float8_e4m3fn"])
 @pytest.mark.parametrize("name", DRAWS)
 def test_narrow_floats(name, dtype):
     assert_as_jit(lambda key: DRAWS[name](key, jnp.dtype(dtype)), KEY)
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", DRAWS)
 def test_double_precision(name):
     with jax.enable_x64(True):
@@ -163,7 +163,7 @@ def test_double_precision(name):
         assert_as_jit(lambda key: DRAWS[name](key, jnp.float32), jax.random.key(7))
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("trailing", [1, 2, 3, 6, 7, 9, 10, 12])
 def test_narrow_shapes(trailing):
     # XLA computes log1p one ulp off in the scalar code of narrow loops, so must the recipes.
