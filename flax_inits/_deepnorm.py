@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._derived import among, chosen_paths
+from ._errors import noted
 from ._paths import describe
 from ._reinit import reinit
 from ._types import Array, DType, Key, PyTree, Shape, Where
@@ -115,7 +116,9 @@ def deepnorm(
         https://arxiv.org/abs/2203.00555
     """
     beta = deepnorm_gains(n, encoder=encoder, decoder=decoder).beta
-    kernels, plain = chosen_paths(params, where), set(chosen_paths(params, unscaled))
+    kernels = chosen_paths(params, where)
+    with noted("while deepnorm looked for queries and keys; unscaled= says what they are called"):
+        plain = set(chosen_paths(params, unscaled))
     if plain.isdisjoint(kernels):
         raise ValueError(
             f"{describe(unscaled)} selects none of the kernels that {describe(where)} does; "
