@@ -50,7 +50,11 @@ def flatten(tree: PyTree) -> tuple[list[Path], list[Any], Any]:
 
 
 def select(tree: PyTree, where: Where) -> PyTree:
-    """Which leaves of `tree` are meant by `where`: a tree of bools, ready for `optax.masked`.
+    """Which leaves of `tree` are meant by `where`: a tree of bools, as `optax.masked` takes it.
+
+    To train these leaves alone, give them as labels: `optax.partition({True: optax.adam(1e-3),
+    False: optax.set_to_zero()}, select(params, where))`. `optax.masked` by itself passes on the
+    gradients of all other leaves as they are, and they would be added to the params.
 
     Args:
         tree: any pytree.

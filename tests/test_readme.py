@@ -57,6 +57,17 @@ def test_our_column_runs(names, code):
     assert eval(code, {**names, "key": jax.random.key(5), "optax": optax}) is not None
 
 
+def test_what_is_not_to_be_trained_stays(names):
+    (code,) = (row.values[0] for row in coming_from() if row.id == "which parameters to train")
+    tx, params = eval(code, {**names, "optax": optax}), names["params"]
+    updates, _ = tx.update(jax.tree.map(jax.numpy.ones_like, params), tx.init(params), params)
+    after = flax_inits.summary(optax.apply_updates(params, updates), params)
+    assert {row.path for row in after.rows if row.change != "equal"} == {
+        ("layers_2", "bias"),
+        ("layers_2", "kernel"),
+    }
+
+
 def test_links_lead_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links and all((ROOT / link).exists() for link in links)
