@@ -93,16 +93,41 @@ def test_equal_initializers_share_a_trace():
     [
         (lambda: fi.constant(decimal.Decimal(1)), TypeError, "value must be a real or complex"),
         (lambda: fi.constant(np.array(["a"])), TypeError, "value must hold numbers, got an array"),
-        (lambda: fi.constant(KEY), TypeError, "value must hold numbers, got an array of dtype key"),
+        (lambda: fi.constant([KEY]), TypeError, "value must hold numbers, got .* of dtype key"),
         (lambda: fi.constant({1}), TypeError, "value must be hashable, got set"),
-        (lambda: fi.uniform(1), TypeError, "missing a required argument: 'maxval'"),
-        (lambda: fi.uniform(0, 1, scale=2), TypeError, "unexpected keyword argument 'scale'"),
+        (
+            lambda: fi.uniform(1),
+            TypeError,
+            r"uniform cannot be called so: missing a required argument: 'maxval'. "
+            r"It is uniform\(minval, maxval, dtype=None\)\.$",
+        ),
+        (
+            lambda: fi.normal(std=0.02),
+            TypeError,
+            "^normal has no parameter 'std'. Did you mean 'stddev'"
+            r"\? It is normal\(stddev, mean=0.0, dtype=None\)\.$",
+        ),
+        (lambda: fi.orthogonal(gain=2), TypeError, r"'gain'. It is orthogonal\(scale=1.0, col"),
+        (lambda: fi.zeros(1, 2, 3), TypeError, "zeros cannot be called so: too many positional"),
         (lambda: jax.jit(fi.constant)(1.0), TypeError, "value must be known when .* is built"),
     ],
 )
 def test_rejects_when_built(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+FACTORIES = [value for value in vars(fi).values() if getattr(value, "is_factory", False)]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+def test_a_factory_that_was_not_called_says_so(factory):
+    message = rf"^{factory.__name__} is a factory, .* write {factory.__name__}\(...\) where"
+    for key in (KEY, jax.random.PRNGKey(0)):
+        module = nn.Dense(4, kernel_init=factory)
+        for init in (module.init, lambda key, x, draw=module.init: jax.eval_shape(draw, key, x)):
+            with pytest.raises(TypeError, match=message):
+                init(key, np.ones((1, 3)))
 
 
 def test_rejects_when_called():

@@ -1,6 +1,7 @@
-"""The arguments of factories: frozen when given, compared by value, shown as written."""
+"""The arguments of factories: bound and frozen when given, compared by value, shown as written."""
 
 import hashlib
+import inspect
 import math
 import numbers
 from typing import Any
@@ -10,10 +11,44 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._errors import did_you_mean
 from .._types import Token
 
 LONGEST_SHOWN = 64
 """Arrays with more elements than this are shown by dtype and shape."""
+
+
+def bound(
+    factory: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    """The arguments by name, defaults included; raises where `factory` does not take them."""
+    if _draws(args):
+        raise TypeError(
+            f"{factory} is a factory, but got a PRNG key: write {factory}(...) where an "
+            f"initializer is wanted, not {factory}."
+        )
+    parameters = signature.parameters
+    plain = [each.replace(annotation=each.empty) for each in parameters.values()]
+    call = f"It is {factory}{inspect.Signature(plain)}."
+    if not any(each.kind is each.VAR_KEYWORD for each in plain):
+        for name in kwargs.keys() - parameters.keys():
+            hint = did_you_mean(name, parameters)
+            raise TypeError(f"{factory} has no parameter {name!r}.{hint} {call}")
+    try:
+        result = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{factory} cannot be called so: {error}. {call}") from None
+    result.apply_defaults()
+    return result
+
+
+def _draws(args: tuple) -> bool:
+    """Whether `args` are those of an initializer: a key, typed or legacy, and a shape."""
+    if not (args and isinstance(args[0], jax.Array)):
+        return False
+    key, *rest = args
+    legacy = key.dtype == np.uint32 and rest and isinstance(rest[0], tuple | list)
+    return bool(legacy) or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
 def frozen(name: str, value: Any) -> Any:
@@ -74,6 +109,13 @@ def token(value: Any) -> Token:
     if isinstance(value, dict):
         return ("dict", *((key, token(item)) for key, item in sorted(value.items())))
     return value
+
+
+def nbytes(value: Any) -> int:
+    """Bytes of the arrays that a frozen argument holds, those of initializers in it included."""
+    if isinstance(value, tuple | dict):
+        return sum(map(nbytes, value.values() if isinstance(value, dict) else value))
+    return getattr(value, "nbytes", 0)
 
 
 def shown(value: Any) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from .. import _bits
 from .._call import run
 from .._types import Array, DType, Key, OutSharding, Shape
-from ._arguments import frozen, shown, token
+from ._arguments import bound, frozen, nbytes, shown, token
 from ._rounding import clip, is_narrow, round_inwards
 
 P = ParamSpec("P")
@@ -76,6 +76,11 @@ class Configured:
     def __name__(self) -> str:
         """The factory's name, by which jaxprs and plans call the initializer."""
         return self._factory.__name__
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays among the arguments."""
+        return nbytes(tuple(self._bound.arguments.values()))
 
     @property
     def dtype(self) -> np.dtype | None:
@@ -165,12 +170,11 @@ def initializer(factory: Callable[P, Draw]) -> Callable[P, Configured]:
 
     @functools.wraps(factory)
     def build(*args: P.args, **kwargs: P.kwargs) -> Configured:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        for name, value in bound.arguments.items():
+        given = bound(factory.__name__, signature, args, kwargs)
+        for name, value in given.arguments.items():
             is_dtype = name == "dtype" and value is not None
-            bound.arguments[name] = jnp.dtype(value) if is_dtype else frozen(name, value)
-        return Configured(build, bound, factory(*bound.args, **bound.kwargs))
+            given.arguments[name] = jnp.dtype(value) if is_dtype else frozen(name, value)
+        return Configured(build, given, factory(*given.args, **given.kwargs))
 
     build.__annotations__["return"] = Configured
     vars(build)["is_factory"] = True
