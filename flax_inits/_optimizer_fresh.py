@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import Sharding
 
-from ._call import configuration, tracing
-from ._leaves import is_concrete, laid_out, place_of, struct_of
+from ._context import configuration, tracing
+from ._leaves import Place, at, copied, is_concrete, laid_out, place_of, struct_of
 from ._optimizer_owners import Entry
 from ._paths import flatten, show
 from ._rules import like
@@ -28,17 +27,38 @@ def fresh(
     check_alive(paths, olds, "opt_state")
     if not wanted:
         return {}
-    structs = tuple((s.shape, s.dtype, bool(s.weak_type)) for s in map(struct_of, olds))
-    make = _Make(tx, treedef, tuple(found[i].place for i in wanted), structs)
+    slots, structs = [found[i].place for i in wanted], list(map(struct_of, olds))
     if tracing() or any(isinstance(x, Tracer) for x in (*leaves, *olds)):
-        made = map(laid_out, make(leaves), olds)
-        return dict(zip(wanted, made, strict=True))
-    shardings = tuple(place_of(*pair).sharding for pair in zip(paths, olds, strict=True))
-    inputs = [place_of(*pair).sharding for pair in zip(names, leaves, strict=True)]
-    if len(_device_sets([*inputs, *shardings])) > 1:
-        pairs = zip(make(leaves), shardings, strict=True)
-        return dict(zip(wanted, [jax.device_put(*pair) for pair in pairs], strict=True))
-    return dict(zip(wanted, make.program(shardings)(leaves), strict=True))
+        made = _Make(tx, treedef, tuple(slots), tuple(structs))(leaves)
+        return dict(zip(wanted, map(laid_out, made, olds), strict=True))
+    places = [place_of(*pair) for pair in zip(paths, olds, strict=True)]
+    inputs = [place_of(*pair) for pair in zip(names, leaves, strict=True)]
+    apart = len(_device_sets([*inputs, *places])) > 1
+    new = {}
+    for group in _groups(places):
+        there = [places[n] for n in group]
+        make = _Make(tx, treedef, *(tuple(facts[n] for n in group) for facts in (slots, structs)))
+        with at(there[0]):
+            if apart:
+                values = list(map(_moved, make(leaves), there))
+            else:
+                values = make.program(tuple(place.sharding for place in there))(leaves)
+        new.update(zip([wanted[n] for n in group], values, strict=True))
+    return new
+
+
+def _groups(places: Sequence[Place]) -> list[list[int]]:
+    """The positions of places, by what has to be in force while their leaves are made (`at`)."""
+    groups: dict[Any, list[int]] = {}
+    for n, place in enumerate(places):
+        groups.setdefault((place.device, getattr(place.sharding, "mesh", None)), []).append(n)
+    return list(groups.values())
+
+
+def _moved(values: Array, place: Place) -> Array:
+    return (
+        copied(values, place) if place.sharding is None else jax.device_put(values, place.sharding)
+    )
 
 
 def check_alive(paths: Sequence[Path], leaves: Sequence[Any], tree: str) -> None:
@@ -51,8 +71,8 @@ def check_alive(paths: Sequence[Path], leaves: Sequence[Any], tree: str) -> None
             )
 
 
-def _device_sets(shardings: Sequence[Sharding | None]) -> set[frozenset]:
-    return {frozenset(sharding.device_set) for sharding in shardings if sharding is not None}
+def _device_sets(places: Sequence[Place]) -> set[frozenset]:
+    return {frozenset(place.sharding.device_set) for place in places if place.sharding is not None}
 
 
 class _Make:
@@ -62,13 +82,13 @@ class _Make:
         self.facts = facts
 
     def __call__(self, leaves: Sequence[Any]) -> list[Array]:
-        tx, treedef, wanted, structs = self.facts
+        tx, treedef, slots, structs = self.facts
         made = jax.tree.leaves(tx.init(treedef.unflatten(leaves)))
         # A copy: what is a param itself in the state (Prodigy's start) must not share its memory,
         # or a training step could not donate both.
         return [
-            jnp.copy(like(made[place], jax.ShapeDtypeStruct(shape, dtype, weak_type=weak), tx))
-            for place, (shape, dtype, weak) in zip(wanted, structs, strict=True)
+            jnp.copy(like(made[slot], struct, tx))
+            for slot, struct in zip(slots, structs, strict=True)
         ]
 
     def program(self, shardings: tuple) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._call import tracing
-from ._leaves import laid_out, place_of
+from ._context import tracing
+from ._leaves import Place, at, laid_out, place_of
 from ._recycle_graph import Edit
 from ._rules import like
 from ._types import Array, Path
@@ -18,12 +18,13 @@ def program(function: Callable, facts: tuple, path: Path, leaf: Any) -> Callable
     """`function(facts, leaf, ...)`: compiled once for each layout, or inline under a trace."""
     if tracing():
         return lambda *args: laid_out(function(facts, *args), leaf)
-    return _compiled(function, facts, place_of(path, leaf).sharding)
+    return _compiled(function, facts, place_of(path, leaf))
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(function: Callable, facts: tuple, sharding: Any) -> Callable:
-    return jax.jit(functools.partial(function, facts), out_shardings=sharding)
+def _compiled(function: Callable, facts: tuple, place: Place) -> Callable:
+    run = jax.jit(functools.partial(function, facts), out_shardings=place.sharding)
+    return at(place)(run)  # The context manager as a decorator: entered at each call.
 
 
 def edited(
@@ -68,6 +69,7 @@ def blended(
     """A statistic of a param, fresh where the param is new."""
     edits, param = facts
     new = _fitted(_touched(edits, masks, param), param, jnp.shape(old))
+    new = laid_out(jnp.broadcast_to(new, jnp.shape(old)), old)
     return like(jnp.where(new, fresh, old), old, "recycle")
 
 

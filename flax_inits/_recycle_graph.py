@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._errors import did_you_mean, listed
+from ._leaves import is_concrete
 from ._paths import flatten, show
 from ._types import PyTree
 
@@ -163,4 +164,5 @@ def _mask(name: str, mask: Any) -> Any:
             f"The mask of layer {name!r} must be a bool array with one entry for each unit, as "
             f"dormant returns for the activations of one call; got {what}."
         )
-    return mask
+    # A mask must not bring the params to the devices that its activations were on.
+    return np.asarray(mask) if is_concrete(mask) and mask.is_fully_replicated else mask

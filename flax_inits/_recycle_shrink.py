@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from ._call import tracing
-from ._leaves import dtype_of, place_of
+from ._context import tracing
+from ._leaves import Place, at, dtype_of, place_of
 from ._paths import flatten
 from ._reinit import reinit
 from ._rules import like
@@ -66,7 +66,7 @@ def shrink_perturb(
     mixed = list(leaves)
     for i, (old, new) in enumerate(zip(leaves, fresh, strict=True)):
         if new is not old:
-            mix = _mixed if inline else _mixer(place_of(names[i], old).sharding)
+            mix = _mixed if inline else _mixer(place_of(names[i], old))
             mixed[i] = mix(shrink, perturb, old, new)
     return treedef.unflatten(mixed)
 
@@ -86,5 +86,5 @@ def _mixed(shrink: Any, perturb: Any, old: Any, new: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _mixer(sharding: Any) -> Callable[..., Array]:
-    return jax.jit(_mixed, out_shardings=sharding)
+def _mixer(place: Place) -> Callable[..., Array]:
+    return at(place)(jax.jit(_mixed, out_shardings=place.sharding))

@@ -1,6 +1,8 @@
 """Resets from the literature, each against its formula on cases computed by hand."""
 
+import contextlib
 import functools
+import operator
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,8 @@ import optax.contrib
 import pytest
 from compiles import count_compiles
 from flax.core import freeze
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import flax_inits
 from flax_inits import OptimizerStateWarning, dormant, recycle, shrink_perturb
@@ -340,7 +343,7 @@ def test_on_a_mesh(kind):
 
     def put(leaf):
         last = ["y" if size % 2 == 0 else None for size in leaf.shape[-1:]]
-        spec = PartitionSpec(*[None] * (leaf.ndim - 1), *last)
+        spec = P(*[None] * (leaf.ndim - 1), *last)
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
     tx, plain = optax.adam(0.1), network()
@@ -363,6 +366,35 @@ def test_on_a_mesh(kind):
     assert jax.tree.map(lambda leaf: leaf.sharding, noisy) == jax.tree.map(
         lambda leaf: leaf.sharding, params
     )
+
+
+MESH = jax.make_mesh((8,), "x", axis_types=(AxisType.Explicit,))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("context", [contextlib.nullcontext, lambda: jax.set_mesh(MESH)])
+def test_new_leaves_are_where_the_old_ones_were(context, sharded):
+    """Not on the default device, nor on the mesh in use, nor on that of the masks."""
+    tx = optax.adam(0.1)
+    with jax.default_device(jax.devices()[1]):
+        params = {"first": jnp.ones((8, 3)), "out": jnp.ones((3, 2))}
+        if sharded:
+            params["first"] = jax.device_put(params["first"], NamedSharding(MESH, P("x")))
+        state = tx.init(params)
+    layers = {"a": {"kernel": "first", "feeds": "out"}}
+    with context():
+        made = [
+            *recycle(KEY, params, {"a": mask(0, 1, 0)}, layers, opt_state=state, tx=tx),
+            shrink_perturb(KEY, params, lambda key: params, shrink=0.5, perturb=0.5),
+            flax_inits.reset_optimizer(tx, state, params, "**"),
+        ]
+    for new, old in zip(made, [params, state, params, state], strict=True):
+        assert jax.tree.map(place, new) == jax.tree.map(place, old)
+        assert not any(map(operator.is_, jax.tree.leaves(new)[-2:], jax.tree.leaves(old)[-2:]))
+
+
+def place(leaf):
+    return leaf.sharding, leaf.committed
 
 
 def test_nothing_is_compiled_again():
