@@ -10,18 +10,23 @@ LEFT, RIGHT = "left", "right"
 
 def text(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
     """An aligned table. `columns` are (title, LEFT or RIGHT); no cell is ever cut."""
-    from rich import box, console, table
+    from rich import box, table
 
     drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title, side in columns:
         drawn.add_column(title, justify=side, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
+    return plain(drawn, rows, width=1_000_000)
+
+
+def plain(table: Any, rows: Sequence[Sequence[str]], width: int) -> str:
+    """A rich table with these rows as text of at most `width` columns."""
+    from rich.console import Console
+    from rich.text import Text
+
     for row in rows:
-        drawn.add_row(*(cell.replace("[", r"\[") for cell in row))
-    width = 4 * len(columns) + sum(
-        max([len(title), *(len(row[i]) for row in rows)]) for i, (title, _) in enumerate(columns)
-    )
+        table.add_row(*map(Text, row))  # In a str, rich would look for styles and emoji.
     out = io.StringIO()
-    console.Console(file=out, width=width, color_system=None).print(drawn)
+    Console(file=out, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

@@ -3,10 +3,11 @@
 import html
 import importlib
 import inspect
-import io
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from .._table import plain
 
 
 class Entry(NamedTuple):
@@ -31,17 +32,12 @@ class Catalogue(tuple[Entry, ...]):
     __slots__ = ()
 
     def __str__(self) -> str:
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
         for title, kept_whole in zip(Entry._fields, (True, True, False, False), strict=True):
             table.add_column(title, no_wrap=kept_whole, overflow="fold")
-        for entry in self:
-            table.add_row(*(field.replace("[", r"\[") for field in entry))
-        text = io.StringIO()
-        Console(file=text, width=120, color_system=None, emoji=False).print(table)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return plain(table, self, width=120)
 
     __repr__ = __str__
 
