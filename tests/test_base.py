@@ -152,6 +152,18 @@ def test_dtype_defaults_to_the_factorys_own():
     assert fi.from_array(np.ones(2))(KEY, (2,)).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("kind", [int, float, complex])
+def test_types_of_python_are_jaxs_defaults(kind):
+    expected = jnp.zeros((), kind).dtype
+    init = fi.ones(kind)
+    assert init(KEY, ()).dtype == fi.ones()(KEY, (), kind).dtype == expected
+    assert fi.stacked(init)(KEY, (2,)).dtype == expected
+    with jax.enable_x64(True):
+        assert init(KEY, ()).dtype == fi.stacked(init)(KEY, (2,)).dtype == np.dtype(kind)
+    assert init == fi.ones(dtype=kind) != fi.ones(np.dtype(kind))
+    assert repr(init) == f"ones({kind.__name__})" and pickle.loads(pickle.dumps(init)) == init
+
+
 def test_float64_without_x64_warns():
     with pytest.warns(UserWarning, match="makes float32 where float64 was asked for; set"):
         assert fi.normal(1.0)(KEY, (2,), np.float64).dtype == jnp.float32

@@ -95,12 +95,19 @@ def _frozen_array(name: str, value: Any) -> Any:
     return copy
 
 
+def frozen_dtype(value: Any) -> Any:
+    """`value` as a NumPy dtype; Python's own types stay, JAX's defaults of that kind."""
+    return value if any(value is kind for kind in (int, float, complex)) else jnp.dtype(value)
+
+
 def token(value: Any) -> Token:
     """A hashable stand-in for a frozen argument: numbers by value, arrays by their bytes."""
     if isinstance(value, float) and (math.isnan(value) or (not value and str(value)[0] == "-")):
         return ("float", str(value))  # nan != nan and -0.0 == 0.0, unlike what they draw
     if isinstance(value, complex):
         return token(value.real) if not value.imag else ("complex", str(value))
+    if isinstance(value, np.dtype):
+        return ("dtype", value.name)  # np.dtype(float) == float, which is another dtype without x64
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(value.tobytes()).digest()
         return ("array", value.dtype.name, value.shape, digest)

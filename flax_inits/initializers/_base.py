@@ -18,7 +18,7 @@ import numpy as np
 from .. import _bits
 from .._call import run
 from .._types import Array, DType, Key, OutSharding, Shape
-from ._arguments import bound, frozen, nbytes, shown, token
+from ._arguments import bound, frozen, frozen_dtype, nbytes, shown, token
 from ._rounding import clip, is_narrow, round_inwards
 
 P = ParamSpec("P")
@@ -42,7 +42,7 @@ class Draw(NamedTuple):
     widen: bool = True
     """Whether 16- and 8-bit floats are drawn in float32 and cast; False passes dtypes through."""
 
-    dtype: np.dtype | None = None
+    dtype: DType = None
     """The default dtype where the factory's `dtype` argument gives none."""
 
     pieces: tuple[tuple[float, float, float], ...] = ()
@@ -83,8 +83,8 @@ class Configured:
         return nbytes(tuple(self._bound.arguments.values()))
 
     @property
-    def dtype(self) -> np.dtype | None:
-        """The dtype used where a call gives none; None is JAX's default float."""
+    def dtype(self) -> DType:
+        """The dtype used where a call gives none; None, as float, is JAX's default float."""
         own = self._bound.arguments.get("dtype")
         return self.draw.dtype if own is None else own
 
@@ -107,13 +107,13 @@ class Configured:
         return clip(values, lower, upper).astype(dtype)
 
     def _checked_dtype(self, given: DType) -> np.dtype:
-        given = self._bound.arguments.get("dtype") if given is None else jnp.dtype(given)
+        given = self._bound.arguments.get("dtype") if given is None else frozen_dtype(given)
         asked = self.draw.dtype if given is None else given
         dtype = jax.dtypes.canonicalize_dtype(float if asked is None else asked)
         if not any(jnp.issubdtype(dtype, kind) for kind in self.draw.kinds):
             kinds = " or ".join(kind.__name__ for kind in self.draw.kinds)
             raise TypeError(f"{self!r} makes arrays of {kinds} dtypes, got dtype={dtype.name!r}.")
-        if given is not None and given != dtype:
+        if isinstance(given, np.dtype) and given != dtype:
             warnings.warn(
                 f"{self!r} makes {dtype.name} where {given.name} was asked for; set "
                 "jax.config.update('jax_enable_x64', True) to have 64-bit dtypes.",
@@ -164,7 +164,7 @@ def initializer(factory: Callable[P, Draw]) -> Callable[P, Configured]:
     """Makes a factory of `Draw`s into a factory of `Configured` initializers.
 
     The factory gets its arguments frozen: numbers as Python's, sequences as tuples, arrays as
-    read-only NumPy arrays, `dtype` as a NumPy dtype.
+    read-only NumPy arrays, `dtype` as a NumPy dtype or one of Python's types.
     """
     signature = inspect.signature(factory)
 
@@ -173,7 +173,7 @@ def initializer(factory: Callable[P, Draw]) -> Callable[P, Configured]:
         given = bound(factory.__name__, signature, args, kwargs)
         for name, value in given.arguments.items():
             is_dtype = name == "dtype" and value is not None
-            given.arguments[name] = jnp.dtype(value) if is_dtype else frozen(name, value)
+            given.arguments[name] = frozen_dtype(value) if is_dtype else frozen(name, value)
         return Configured(build, given, factory(*given.args, **given.kwargs))
 
     build.__annotations__["return"] = Configured

@@ -193,7 +193,7 @@ def _sizes(sizes: Sequence[int] | None, blocks: int, shape: tuple, axis: int) ->
     return sizes
 
 
-def _shared_dtype(draws: Sequence[Draw]) -> np.dtype | None:
+def _shared_dtype(draws: Sequence[Draw]) -> DType:
     """The default dtype that all `draws` have in common."""
     found = {draw.dtype for draw in draws}
     return found.pop() if len(found) == 1 else None
