@@ -241,6 +241,16 @@ def test_sparse_counts_are_exact(axis, sparsity):
     np.testing.assert_array_equal(zeros, int(np.ceil(sparsity * values.shape[axis])))
 
 
+@pytest.mark.parametrize("share, size, zeros", [(0.55, 100, 55), (0.07, 100, 7), (5 / 6, 90, 75)])
+def test_sparse_counts_are_of_the_share_as_written(share, size, zeros):
+    init = fi.sparse(share, base=fi.ones())
+    assert int((init(KEY, (size, 1)) == 0).sum()) == zeros
+    like = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 1"), jnp.float32)
+    draw = jax.jit(lambda key, x: init(key, x.shape))
+    exported = jax.export.export(draw)(jax.random.key_data(KEY), like)
+    assert int((exported.call(jax.random.key_data(KEY), jnp.zeros((size, 1))) == 0).sum()) == zeros
+
+
 def test_sparse_zeros_fall_anywhere():
     values = np.asarray(fi.sparse(0.25, base=fi.ones())(KEY, (8, 40000)))
     counts = (values == 0).sum(axis=1)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +94,8 @@ def sparse(
     share = _checks.non_negative("sparse", "sparsity", sparsity)
     if share > 1:
         raise ValueError(f"sparse needs 0 <= sparsity <= 1, got sparsity={sparsity!r}.")
+    # 0.55 is 11/20, of which 0.55 * 100 = 55.00000000000001 knows nothing.
+    exact = Fraction(share).limit_denominator(10**9)
     draw = component("sparse", "base", base)
     chosen = _checks.axes("sparse", "axis", axis)
 
@@ -100,7 +104,7 @@ def sparse(
         key_values, key_order = jax.random.split(key)
         # The ranks of random numbers are a random permutation: ties cannot change the count.
         order = jnp.argsort(_bits.uniform(key_order, shape, np.dtype(np.float32), 0, 1), axis=along)
-        zeros = _share_of(share, shape[along])
+        zeros = _share_of(exact, shape[along])
         return jnp.where(order < zeros, dtype.type(0), draw.sample(key_values, shape, dtype))
 
     lower, upper = min(draw.lower, 0.0), max(draw.upper, 0.0)
@@ -161,7 +165,9 @@ def prior_bias(p: float = 0.01, dtype: DType = None) -> Draw:
     return Draw(lambda key, shape, dtype: jnp.full(shape, logit, dtype))
 
 
-def _share_of(share: float, size: int):
+def _share_of(share: Fraction, size: Any) -> Any:
+    """⌈share · size⌉, in whole numbers."""
     if _checks.is_symbolic(size):
-        return jnp.ceil(share * jnp.asarray(size, np.float32)).astype(np.int32)
-    return math.ceil(share * size)
+        share = share.limit_denominator(46_340)  # whose square still is a 32-bit integer
+    whole, rest = divmod(size, share.denominator)
+    return share.numerator * whole - (-share.numerator * rest) // share.denominator
