@@ -1,5 +1,7 @@
 """Grafting: chosen leaves of a tree from another tree."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,12 +31,18 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
     Raises:
         ValueError: `where` selects nothing; the donor lacks a chosen path, or has another shape or
             dtype there, or its array was deleted.
+        TypeError: the donor is the name of a file.
 
     >>> import flax_inits, jax.numpy as jnp
     >>> params = {"body": {"bias": jnp.ones(2)}, "head": {"bias": jnp.ones(2)}}
     >>> flax_inits.graft(params, {"head": {"bias": jnp.zeros(2)}}, "head")["head"]
     {'bias': Array([0., 0.], dtype=float32)}
     """
+    if isinstance(donor, str | os.PathLike):
+        raise TypeError(
+            f"The donor must be a tree, got the path {str(donor)!r}: restore what is there first, "
+            "for example by orbax.checkpoint or safetensors.flax.load_file."
+        )
     paths, leaves, treedef = flatten(params)
     chosen, idle = resolve(where, paths, leaves, params)
     if idle:
@@ -44,7 +52,7 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
         if use:
             _check(path, leaf, given, describe(where))
             check_usable(path, leaf, describe(where), alive=False)
-            check_usable(path, given[path], "The donor, of which " + describe(where))
+            check_usable(path, given[path], "In the donor, " + describe(where))
     grafted = [
         _grafted(path, given[path], leaf) if use else leaf
         for path, leaf, use in zip(paths, leaves, chosen, strict=True)
@@ -56,21 +64,36 @@ def _check(path: Path, leaf: Any, given: dict[Path, Any], by: str) -> None:
     name = show(path)
     if path not in given:
         raise ValueError(
-            f"The donor has no leaf at {name!r}, which {by} selects.{missing(given, path)}"
+            f"The donor has no leaf at {name!r}, which {by} selects.{_elsewhere(given, path)}"
         )
-    donated, shape = given[path], np.shape(leaf)
+    donated, shape, dtype = given[path], np.shape(leaf), dtype_of(leaf)
     if np.shape(donated) != shape:
+        others = [f", as by lambda path, leaf: {segment!r} not in path" for segment in path[-2:]]
         raise ValueError(
-            f"The donor's {name!r} has shape {np.shape(donated)}, but the tree holds shape "
-            f"{shape} there; select only leaves of equal shape."
+            f"The donor's {name!r} has shape {np.shape(donated)}, but the tree holds shape {shape} "
+            f"there; select only leaves of equal shape{''.join(others[:1])}."
         )
     if isinstance(donated, jax.ShapeDtypeStruct):
         raise ValueError(f"The donor's {name!r} is abstract: it has no values to copy.")
-    if dtype_of(donated) != dtype_of(leaf):
+    if dtype_of(donated) != dtype:
         raise ValueError(
-            f"The donor's {name!r} is {dtype_of(donated)}, but the tree holds {dtype_of(leaf)} "
-            "there; cast the donor first, for example by jax.tree.map."
+            f"The donor's {name!r} is {dtype_of(donated)}, but the tree holds {dtype} there; cast "
+            f"the donor first: jax.tree.map(lambda x: x.astype('{dtype}'), donor)."
         )
+
+
+def _elsewhere(given: Mapping[Path, Any], path: Path) -> str:
+    """A sentence on how to give a donor that may hold the leaf in another form."""
+    flat = len(path) > 1 and all(len(other) == 1 for other in given)
+    forms = [f", sep={sep!r}" for sep in "/." if flat and any(sep in name for name, *_ in given)]
+    if (str(path),) in given:  # A tuple is a key of flatten_dict without a sep.
+        forms = [""]
+    if forms:
+        return f" The donor is flat: give flax.traverse_util.unflatten_dict(donor{forms[0]})."
+    outer, inner = show(path[:1]), path[1:]
+    if inner in given:
+        return f" The donor has no outer {outer!r}: give {{{outer!r}: donor}}."
+    return missing(given, path)
 
 
 def _grafted(path: Path, donated: Any, leaf: Any) -> Any:

@@ -1,5 +1,7 @@
 """Graft: copies of the chosen leaves, laid out as the target's, and nothing else changed."""
 
+import pathlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -169,19 +171,40 @@ def deleted():
             {"head": {"bias": jnp.ones(5)}},
             r"'head/bias' has shape \(5,\), but the tree holds.*\(4,\)",
         ),
-        ({"head": {"bias": jnp.ones((1, 4))}}, r"'head/bias' has shape \(1, 4\)"),
-        ({"head": {"bias": jnp.ones(4, jnp.bfloat16)}}, "'head/bias' is bfloat16.*cast the donor"),
+        (
+            {"head": {"bias": jnp.ones((1, 4))}},
+            r"has shape \(1, 4\).*as by lambda path, leaf: 'head' not in path\.",
+        ),
+        (
+            {"head": {"bias": jnp.ones(4, jnp.bfloat16)}},
+            r"is bfloat16.*first: jax.tree.map\(lambda x: x.astype\('float32'\), donor\)\.",
+        ),
         ({"head": {"bias": np.ones(4)}}, "'head/bias' is float64, but the tree holds float32"),
         ({"head": {"bias": jax.ShapeDtypeStruct((4,), "float32")}}, "'head/bias' is abstract"),
-        ({"head": {"bias": deleted()}}, "donor.*'head/bias', whose array was deleted"),
+        ({"head": {"bias": deleted()}}, "^In the donor, 'head/bias' selects 'head/bias', whose"),
         ({"head": {"bios": jnp.ones(4)}}, "no leaf at 'head/bias', which 'head/bias' selects. Did"),
         ({"params": tree()}, r"no leaf at 'head/bias'.*It has 'params/head/bias': give its"),
-        ({}, "no leaf at 'head/bias'"),
+        ({"head/bias": jnp.ones(4)}, r"flat: give flax.traverse_util.unflatten_dict\(.*sep='/'\)"),
+        ({"params.head.bias": jnp.ones(4)}, r"The donor is flat: .*unflatten_dict\(.*sep='\.'\)"),
+        ({("head", "bias"): jnp.ones(4)}, r"The donor is flat: .*unflatten_dict\(donor\)\."),
+        ({"bias": jnp.ones(4)}, r"The donor has no outer 'head': give {'head': donor}\."),
+        ({}, "no leaf at 'head/bias', which 'head/bias' selects.$"),
     ],
 )
 def test_what_does_not_fit(donor, match):
     with pytest.raises(ValueError, match=match):
         fi.graft(tree(), donor, "head/bias")
+
+
+@pytest.mark.parametrize("donor", ["ckpt/1", pathlib.Path("ckpt/1")])
+def test_the_name_of_a_file(donor):
+    with pytest.raises(TypeError, match="must be a tree, got the path 'ckpt/1': restore what is"):
+        fi.graft(tree(), donor, "head")
+
+
+def test_a_lone_array_of_another_shape():
+    with pytest.raises(ValueError, match=r"'' has shape \(3,\).* leaves of equal shape\.$"):
+        fi.graft(jnp.ones(2), jnp.ones(3), "**")
 
 
 def test_nothing_selected():
