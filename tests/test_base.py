@@ -38,6 +38,7 @@ def test_arrays_are_compared_by_bytes():
     assert fi.from_array(ones) == fi.from_array(jnp.ones((2, 2)))
     assert fi.from_array(ones) != fi.from_array(ones.astype(np.float64))
     assert fi.from_array(ones) != fi.from_array(ones.reshape(4))
+    assert fi.from_array(np.int8(3)) == fi.from_array(jnp.int8(3)) != fi.from_array(3)
     assert fi.from_array(ones[:, ::-1]) == fi.from_array(np.asfortranarray(ones))
 
 
@@ -61,6 +62,7 @@ def test_arguments_are_frozen_when_given():
         (fi.mixture([0, fi.zeros()]), "mixture((0, zeros()))"),
         (fi.mixture([fi.ones()]), "mixture((ones(),))"),
         (fi.constant(np.arange(2)), "constant(array([0, 1], dtype='int64'))"),
+        (fi.from_array(np.int8(3)), "from_array(array(3, dtype='int8'))"),
         (fi.constant(np.zeros((99, 9))), "constant(<float64 array of shape (99, 9)>)"),
         (fi.scaled(jax.nn.initializers.zeros, 2), "scaled(jax.nn.initializers.zeros, 2)"),
         (fi.from_sampler(jax.random.t, df=3.0), "from_sampler(jax.random.t, df=3.0)"),
@@ -148,7 +150,9 @@ def test_dtype_defaults_to_the_factorys_own():
     assert fi.normal(1.0)(KEY, (2,)).dtype == jnp.float32
     assert fi.normal(1.0, dtype=jnp.float16)(KEY, (2,)).dtype == jnp.float16
     assert fi.normal(1.0, dtype=jnp.float16)(KEY, (2,), jnp.bfloat16).dtype == jnp.bfloat16
-    assert fi.from_array(np.ones(2, np.int8))(KEY, (2,)).dtype == jnp.int8
+    for shape in ((), (2,)):
+        assert fi.from_array(np.ones(shape, np.int8))(KEY, shape).dtype == jnp.int8
+        assert fi.from_array(jnp.ones(shape, jnp.bfloat16))(KEY, shape).dtype == jnp.bfloat16
     assert fi.from_array(np.ones(2))(KEY, (2,)).dtype == jnp.float32
 
 

@@ -51,15 +51,18 @@ def _draws(args: tuple) -> bool:
     return bool(legacy) or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
-def frozen(name: str, value: Any) -> Any:
-    """`value` as nobody can change it any more: Python numbers, tuples, read-only arrays."""
+def frozen(name: str, value: Any, scalars: bool = True) -> Any:
+    """`value` as nobody can change it any more: Python numbers, tuples, read-only arrays.
+
+    Arrays without axes become Python numbers, unless their dtype matters (`scalars=False`).
+    """
     if isinstance(value, Tracer):
         raise TypeError(
             f"{name} must be known when the initializer is built, got the traced value {value}; "
             "build it outside of jit, or write the value into the tree yourself."
         )
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return _frozen_array(name, value)
+        return _frozen_array(name, value, scalars)
     if isinstance(value, numbers.Number):
         return _frozen_number(name, value)
     if type(value) in (tuple, list):
@@ -85,10 +88,10 @@ def _frozen_number(name: str, value: Any) -> Any:
     raise TypeError(f"{name} must be a real or complex number, got {value!r}.")
 
 
-def _frozen_array(name: str, value: Any) -> Any:
+def _frozen_array(name: str, value: Any, scalars: bool) -> Any:
     if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
         raise TypeError(f"{name} must hold numbers, got an array of dtype {value.dtype}.")
-    if not value.shape:
+    if scalars and not value.shape:
         return value.item()
     copy = np.array(value, order="C")
     copy.setflags(write=False)

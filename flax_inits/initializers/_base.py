@@ -160,7 +160,9 @@ def _rebuild(factory: Callable[..., Configured], args: tuple, kwargs: dict) -> C
     return factory(*args, **kwargs)
 
 
-def initializer(factory: Callable[P, Draw]) -> Callable[P, Configured]:
+def initializer(
+    factory: Callable[P, Draw], freeze: Callable[[str, Any], Any] = frozen
+) -> Callable[P, Configured]:
     """Makes a factory of `Draw`s into a factory of `Configured` initializers.
 
     The factory gets its arguments frozen: numbers as Python's, sequences as tuples, arrays as
@@ -173,7 +175,7 @@ def initializer(factory: Callable[P, Draw]) -> Callable[P, Configured]:
         given = bound(factory.__name__, signature, args, kwargs)
         for name, value in given.arguments.items():
             is_dtype = name == "dtype" and value is not None
-            given.arguments[name] = frozen_dtype(value) if is_dtype else frozen(name, value)
+            given.arguments[name] = frozen_dtype(value) if is_dtype else freeze(name, value)
         return Configured(build, given, factory(*given.args, **given.kwargs))
 
     build.__annotations__["return"] = Configured

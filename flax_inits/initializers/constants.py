@@ -1,11 +1,13 @@
 """Values that are given, not drawn."""
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from .._types import Array, DType, Key
+from ._arguments import frozen
 from ._base import Draw, initializer
 from ._component import ANY
 from ._given import cast, fill, numbers
@@ -107,7 +109,7 @@ def _point(array: np.ndarray) -> tuple:
     return ((1.0, float(array), float(array)),)
 
 
-@initializer
+@partial(initializer, freeze=partial(frozen, scalars=False))
 def from_array(x: Any, dtype: DType = None):
     """A given array, as it is: nothing is drawn and nothing broadcast.
 
