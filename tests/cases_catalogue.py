@@ -298,6 +298,8 @@ REJECTED: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
         ValueError,
         "got nonlinearity='gelu'",
     ),
+    (lambda: fi.torch_linear(in_axis=1.5), TypeError, "^torch_linear needs in_axis to be an int"),
+    (lambda: fi.he_normal(groups=0), ValueError, "^he_normal needs groups >= 1, got groups=0"),
     (lambda: fi.torch_bias(0), ValueError, "torch_bias needs fan_in > 0"),
     (lambda: fi.orthogonal("1"), TypeError, "orthogonal needs a number for scale"),
     (lambda: fi.orthogonal(column_axis=(0, 1)), ValueError, "needs one column_axis"),

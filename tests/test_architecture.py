@@ -67,6 +67,13 @@ def test_depth_scales_take_any_initializer():
         np.testing.assert_allclose(values, plain(KEY, (16, 16), jnp.float32) / factor, rtol=1e-6)
 
 
+def test_depth_scales_are_named_by_their_errors():
+    wrong = lambda key, shape, dtype: jnp.ones(3)  # noqa: E731
+    for init in (fi.residual_scaled(wrong, 8), fi.depth_scaled(wrong, 7)):
+        with pytest.raises(ValueError, match=rf"^{init.__name__}: .* returned shape \(3,\) where"):
+            init(KEY, (2,))
+
+
 @pytest.mark.parametrize("layer, sigma", [(None, 0.1), (0, 0.1 / 2**0.5), (7, 0.1 / 4)])
 def test_mitchell_cuts_at_three_sigma_without_making_up_for_it(layer, sigma):
     values = np.asarray(fi.mitchell(layer)(KEY, (100, 3000)))

@@ -69,11 +69,23 @@ def test_explicit_fans_take_any_rank():
     assert fi.torch_bias(7)(KEY, ()).shape == ()
 
 
+BY_FANS = [
+    *(fi.lecun_normal(), fi.lecun_uniform(), fi.he_normal(), fi.he_uniform()),
+    *(fi.glorot_normal(), fi.glorot_uniform(), fi.xavier_normal(), fi.xavier_uniform()),
+    *(fi.kaiming_normal(), fi.kaiming_uniform(), fi.torch_linear(), fi.mitchell(), fi.siren()),
+]
+
+
 @pytest.mark.parametrize(
     "init, shape, message",
     [
-        (fi.lecun_normal(), (5,), r"cannot tell the fans of shape \(5,\).* give fan_in or fan_out"),
-        (fi.xavier_uniform(), (), "cannot tell the fans"),
+        (
+            fi.variance_scaling(1, "fan_in", "normal"),
+            (5,),
+            r"variance_scaling cannot tell the fans of shape \(5,\).* a fan to variance_scaling. A "
+            r"bias needs a rule of its own, such as zeros\(\).",
+        ),
+        *((init, (), f"^{init.__name__} cannot tell the fans") for init in BY_FANS),
         (fi.he_normal(in_axis=3), (4, 5), "in_axis=3 is no axis of a shape with 2 axes"),
         (fi.he_normal(out_axis=(0, -2)), (4, 5), "names an axis twice"),
         (fi.he_normal(batch_axis=0), (4, 5), r"batch_axis=\(0,\) overlaps in_axis=\(-2,\)"),

@@ -77,7 +77,8 @@ class Fans(NamedTuple):
         if ndim < 2 and (self.in_axis, self.out_axis) == ((-2,), (-1,)):
             raise ValueError(
                 f"{self.factory} cannot tell the fans of shape {shape}, which has no (in, out) "
-                "axes; give fan_in or fan_out, or the in_axis and out_axis that it has."
+                "axes; give the in_axis and out_axis that it has, or a fan to variance_scaling. "
+                "A bias needs a rule of its own, such as zeros()."
             )
         inner = _checks.wrapped(self.factory, "in_axis", self.in_axis, ndim)
         outer = _checks.wrapped(self.factory, "out_axis", self.out_axis, ndim)

@@ -2,7 +2,8 @@
 
 from .._types import DType
 from ._base import Draw, initializer
-from .scaling import variance_scaling
+from ._fans import Fans
+from .scaling import scaled_variance
 
 
 @initializer
@@ -39,9 +40,8 @@ def lecun_normal(
     Reference:
         LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
     """
-    return variance_scaling(
-        1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, groups
-    ).draw
+    fans = Fans.checked("lecun_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_in", "truncated_normal")
 
 
 @initializer
@@ -78,7 +78,8 @@ def lecun_uniform(
     Reference:
         LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
     """
-    return variance_scaling(1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("lecun_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_in", "uniform")
 
 
 @initializer
@@ -115,9 +116,8 @@ def he_normal(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    return variance_scaling(
-        2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, groups
-    ).draw
+    fans = Fans.checked("he_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 2.0, "fan_in", "truncated_normal")
 
 
 @initializer
@@ -154,7 +154,8 @@ def he_uniform(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    return variance_scaling(2.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("he_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 2.0, "fan_in", "uniform")
 
 
 @initializer
@@ -191,9 +192,8 @@ def glorot_normal(
     Reference:
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    return variance_scaling(
-        1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, groups
-    ).draw
+    fans = Fans.checked("glorot_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_avg", "truncated_normal")
 
 
 @initializer
@@ -230,4 +230,5 @@ def glorot_uniform(
     Reference:
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    return variance_scaling(1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("glorot_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_avg", "uniform")

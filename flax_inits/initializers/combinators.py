@@ -40,15 +40,19 @@ def scaled(init: Callable[..., Array], factor: float, dtype: DType = None):
 
     Reference: GPT-2's residual layers.
     """
-    draw = component("scaled", "init", init)
-    times = number("scaled", "factor", factor)
+    return times("scaled", "init", init, number("scaled", "factor", factor))
+
+
+def times(factory: str, name: str, init: Any, factor: float) -> Draw:
+    """`scaled` for `factory`, whose name, with that of its argument, errors bear."""
+    draw = component(factory, name, init)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         values = draw.sample(key, shape, dtype)
-        return values * times if times else jnp.zeros(shape, dtype)
+        return values * factor if factor else jnp.zeros(shape, dtype)
 
     def image(low: float, high: float) -> tuple[float, float]:
-        ends = (low * times, high * times) if times else (0.0, 0.0)
+        ends = (low * factor, high * factor) if factor else (0.0, 0.0)
         return min(ends), max(ends)
 
     pieces = tuple((share, *image(low, high)) for share, low, high in draw.pieces)

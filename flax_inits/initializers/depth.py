@@ -13,7 +13,7 @@ from ._base import Draw, initializer
 from ._component import component
 from ._fans import Fans, root, scaled_by_shape
 from .basic import normal
-from .combinators import scaled
+from .combinators import times
 
 
 @initializer
@@ -95,10 +95,9 @@ def residual_scaled(
     Reference:
         Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2)
     """
-    _checks.initializer_like("residual_scaled", "base", base)
     layers = _checks.count("residual_scaled", "num_layers", num_layers)
     branches = _checks.count("residual_scaled", "residuals_per_layer", residuals_per_layer)
-    return scaled(base, (branches * layers) ** -0.5).draw
+    return times("residual_scaled", "base", base, (branches * layers) ** -0.5)
 
 
 @initializer
@@ -125,9 +124,8 @@ def depth_scaled(base: Callable[..., Array], layer: int, dtype: DType = None) ->
     Reference:
         Liang et al. 2024, TorchTitan, https://arxiv.org/abs/2410.06511
     """
-    _checks.initializer_like("depth_scaled", "base", base)
     index = _checks.count("depth_scaled", "layer", layer, least=0)
-    return scaled(base, (2 * (index + 1)) ** -0.5).draw
+    return times("depth_scaled", "base", base, (2 * (index + 1)) ** -0.5)
 
 
 @initializer

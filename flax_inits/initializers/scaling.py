@@ -70,10 +70,15 @@ def variance_scaling(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    numerator = _checks.non_negative("variance_scaling", "scale", scale)
-    _checks.one_of("variance_scaling", "mode", mode, tuple(MODES))
-    _checks.one_of("variance_scaling", "distribution", distribution, tuple(_DISTRIBUTIONS))
     fans = Fans.checked("variance_scaling", in_axis, out_axis, batch_axis, groups, fan_in, fan_out)
+    return scaled_variance(fans, scale, mode, distribution)
+
+
+def scaled_variance(fans: Fans, scale: float, mode: str, distribution: str) -> Draw:
+    """`variance_scaling` for the factory that the fans are of, whose name errors bear."""
+    numerator = _checks.non_negative(fans.factory, "scale", scale)
+    _checks.one_of(fans.factory, "mode", mode, tuple(MODES))
+    _checks.one_of(fans.factory, "distribution", distribution, tuple(_DISTRIBUTIONS))
     sample, reach = _DISTRIBUTIONS[distribution]
 
     def factor(shape: tuple, dtype: np.dtype) -> Any:

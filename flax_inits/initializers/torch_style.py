@@ -6,8 +6,9 @@ from typing import Any
 from .._types import DType
 from . import _checks
 from ._base import Draw, initializer
+from ._fans import Fans
 from .gains import calculate_gain
-from .scaling import variance_scaling
+from .scaling import scaled_variance
 
 Axes = int | tuple[int, ...]
 
@@ -47,7 +48,8 @@ def xavier_uniform(
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     scale = _checks.non_negative("xavier_uniform", "gain", gain) ** 2
-    return variance_scaling(scale, "fan_avg", "uniform", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("xavier_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, scale, "fan_avg", "uniform")
 
 
 @initializer
@@ -87,7 +89,8 @@ def xavier_normal(
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     scale = _checks.non_negative("xavier_normal", "gain", gain) ** 2
-    return variance_scaling(scale, "fan_avg", "normal", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("xavier_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, scale, "fan_avg", "normal")
 
 
 @initializer
@@ -130,7 +133,8 @@ def kaiming_uniform(
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
     scale = _kaiming_scale("kaiming_uniform", a, mode, nonlinearity)
-    return variance_scaling(scale, mode, "uniform", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("kaiming_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, scale, mode, "uniform")
 
 
 @initializer
@@ -173,7 +177,8 @@ def kaiming_normal(
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
     scale = _kaiming_scale("kaiming_normal", a, mode, nonlinearity)
-    return variance_scaling(scale, mode, "normal", in_axis, out_axis, batch_axis, groups).draw
+    fans = Fans.checked("kaiming_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, scale, mode, "normal")
 
 
 @initializer
@@ -206,7 +211,8 @@ def torch_linear(
     Reference:
         The defaults of torch.nn.Linear, https://docs.pytorch.org/docs/stable/generated/torch.nn.Linear.html
     """
-    return variance_scaling(1 / 3, "fan_in", "uniform", in_axis, out_axis, batch_axis).draw
+    fans = Fans.checked("torch_linear", in_axis, out_axis, batch_axis)
+    return scaled_variance(fans, 1 / 3, "fan_in", "uniform")
 
 
 @initializer
@@ -232,7 +238,8 @@ def torch_bias(fan_in: float, dtype: DType = None) -> Draw:
         The defaults of torch.nn.Linear, https://docs.pytorch.org/docs/stable/generated/torch.nn.Linear.html
     """
     fan = _checks.positive("torch_bias", "fan_in", fan_in)
-    return variance_scaling(1 / 3, "fan_in", "uniform", fan_in=fan).draw
+    fans = Fans.checked("torch_bias", fan_in=fan)
+    return scaled_variance(fans, 1 / 3, "fan_in", "uniform")
 
 
 def _kaiming_scale(factory: str, a: float, mode: str, nonlinearity: Any) -> float:
