@@ -181,8 +181,11 @@ def test_samplers_of_integers_are_cast():
 
 
 def test_samplers_that_do_not_fit_are_rejected():
-    with pytest.raises(TypeError, match="laplace.* returned float32 values, which int32 cannot"):
-        fi.from_sampler(jax.random.laplace)(KEY, (3,), jnp.int32)
+    for name in ("int32", "complex64"):
+        with pytest.raises(ValueError, match=f"`laplace` must be a float dtype, got {name}"):
+            fi.from_sampler(jax.random.laplace)(KEY, (3,), name)
+    with pytest.raises(TypeError, match="lambda.* returned float32 values, which int32 cannot"):
+        fi.from_sampler(lambda key, shape: jax.random.beta(key, 2, 3, shape))(KEY, (3,), "int32")
     pair = fi.from_sampler(jax.random.multivariate_normal, mean=np.zeros(2), cov=np.eye(2))
     with pytest.raises(ValueError, match=r"returned shape \(3, 2\) where \(3,\) was asked for"):
         pair(KEY, (3,))

@@ -210,7 +210,7 @@ def stft(
 
 def _is_named(window: Any) -> bool:
     """Whether SciPy makes the window: "hann", or ("kaiser", 8.6)."""
-    return isinstance(window, str) or (isinstance(window, tuple) and isinstance(window[0], str))
+    return isinstance(window[0] if isinstance(window, tuple) and window else window, str)
 
 
 def _window(window: Any, length: int, periodic: bool) -> np.ndarray:
@@ -219,6 +219,8 @@ def _window(window: Any, length: int, periodic: bool) -> np.ndarray:
 
         return np.asarray(scipy.signal.get_window(window, length, fftbins=periodic))
     taps = np.asarray(window, np.float64)
+    if not taps.size:
+        raise ValueError("stft needs a window of one value or more, got none.")
     if taps.shape != (length,):
         raise ValueError(
             f"stft needs a window of {length} values for this shape, got {taps.shape}."

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from .._errors import did_you_mean
@@ -31,7 +32,7 @@ def from_sampler(sampler: Callable[..., Array], dtype: DType = None, **parameter
 
     Raises:
       TypeError: `sampler` cannot be called so: a parameter is missing, or it has none of that name.
-      ValueError: when called: the sampler returns another shape.
+      ValueError: when called: the sampler returns another shape, or refuses the dtype.
 
     Example:
       >>> import flax_inits, jax
@@ -67,8 +68,11 @@ def _call(
     if takes_dtype:
         try:
             return sampler(key, shape=shape, dtype=dtype, **parameters)
-        except (TypeError, ValueError):  # samplers of integers refuse floats; others fail again
-            pass
+        except (TypeError, ValueError):
+            values = sampler(key, shape=shape, **parameters)
+            if jnp.issubdtype(values.dtype, jnp.inexact):
+                raise  # only samplers of integers and bools need no dtype to be exact
+            return values
     return sampler(key, shape=shape, **parameters)
 
 

@@ -28,8 +28,8 @@ def mamba_a_log(
         An initializer for shapes (*channels, N), or any shape for "uniform"; A = -exp(values).
 
     Raises:
-        ValueError: for an unknown kind, or unless 0 < lo < hi; when called, for a shape without
-            axes.
+        ValueError: for an unknown kind, unless 0 < lo < hi, or for either with "s4d_real"; when
+            called, for a shape without axes.
 
     >>> import flax_inits, jax, jax.numpy as jnp
     >>> jnp.exp(flax_inits.mamba_a_log()(jax.random.key(0), (2, 3))).round(2)
@@ -42,6 +42,11 @@ def mamba_a_log(
     """
     _checks.one_of("mamba_a_log", "kind", kind, ("s4d_real", "uniform"))
     low, high = _ordered("mamba_a_log", "lo", lo, "hi", hi)
+    if kind == "s4d_real" and (low, high) != (1, 16):
+        raise ValueError(
+            f"mamba_a_log takes lo and hi only with kind='uniform', got lo={lo!r}, hi={hi!r} with "
+            f"{kind!r}; leave them out."
+        )
 
     def drawn(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         return jnp.log(_bits.uniform(key, shape, dtype, low, high))
