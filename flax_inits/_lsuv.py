@@ -111,16 +111,34 @@ def lsuv(
 
 def _check_model(model: Any, variables: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"lsuv needs a Linen module, an instance of nn.Module; got {model!r}.")
-    if not isinstance(variables, Mapping) or "params" not in variables:
-        has = [*variables] if isinstance(variables, Mapping) else type(variables).__name__
-        raise ValueError(
-            "lsuv needs variables as model.init returns them, {'params': ..., ...}; "
-            f"got {has} at the top."
+        raise TypeError(
+            f"lsuv needs a Linen module, an instance of nn.Module; got {in_short(model)}."
         )
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise no_params("lsuv", variables)
     for path, leaf in zip(*flatten(variables)[:2], strict=True):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise ValueError(f"lsuv runs the model, but {show(path)!r} is abstract: give arrays.")
+
+
+def no_params(scheme: str, variables: Any) -> ValueError:
+    """The error for what should be variables and is not."""
+    has = [*variables] if isinstance(variables, Mapping) else type(variables).__name__
+    return ValueError(
+        f"{scheme} needs variables as model.init returns them, {{'params': ..., ...}}; "
+        f"got {has} at the top."
+    )
+
+
+def in_short(given: Any) -> str:
+    """What stands where a model should be, without the values of arrays."""
+    if isinstance(given, Mapping) and given:
+        keys = f"a {type(given).__name__} with keys {listed([*given])}"
+        return f"{keys} (the model comes before its variables)"
+    if any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(given)):
+        shape = getattr(given, "shape", None)
+        return "a tree of arrays" if shape is None else f"an array of shape {shape}"
+    return repr(given)
 
 
 def _layers(variables: PyTree, where: Where) -> dict[Path, list[Path]]:
@@ -163,7 +181,10 @@ def _order(
                 )
         return output
 
-    with noted("while lsuv traced the model with the batch given"), nn.intercept_methods(record):
+    note = "while lsuv traced the model with the batch given"
+    if any(isinstance(given, list) for given in inputs):
+        note += ", in which a list is one input: give several as a tuple"
+    with noted(note), nn.intercept_methods(record):
         jax.eval_shape(apply, variables, inputs)
     idle = [show(layer) for layer in layers if layer not in found]
     if idle:

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from . import _table
-from ._derived import among
 from ._errors import listed
 from ._mup_rows import Row, check_axes, shapes
 from ._paths import describe, flatten, show
-from ._rules import Rule, assign, missing, parsed
+from ._rules import Rule, assign, is_where, missing, parsed
 from ._types import Array, Key, Path, PyTree, Rules, Where
 from .initializers import _checks, scaled
 
@@ -34,6 +33,9 @@ def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> "Mup"
     it is: this is Table 3 of the paper. (The paper's Table 8 and the package mup have a multiplier
     in the output layer instead; with Adam, training is the same.)
 
+    A target that is narrower than the base gets the inverse factors, and one as wide is left as it
+    is (all rows are "fixed"), so that one training script serves every width.
+
     Let attention grow by more heads, not by larger ones, as its 1/√head_dim would have to become
     1/head_dim. An output layer that shares the embedding needs its logits divided by m.
 
@@ -43,7 +45,8 @@ def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> "Mup"
         target: the same of the model to be trained: equal paths, other widths.
 
     Returns:
-        A `Mup`. It prints as a table of all leaves; `rows` is plain data.
+        A `Mup`. It prints as a table of all leaves; `rows` is plain data: `path`, `base_shape`,
+        `shape`, `role`, `stddev` (the factor on σ), `adam` and `sgd` (those on the rates).
 
     Raises:
         ValueError: the two make other paths; a leaf differs elsewhere than in its last two axes,
@@ -107,8 +110,15 @@ class Mup:
         Raises:
             ValueError: a matrix that grows has no rule; an initializer shrinks with the fan-in
                 by itself, as `lecun_normal` does; a rule wins no leaf.
-            TypeError: an initializer is not callable.
+            TypeError: an initializer is not callable, or `rules` says only where, or only what.
         """
+        if is_where(rules):
+            plain = rules is None or isinstance(rules, tuple)
+            raise TypeError(
+                "mup.rules needs rules, where -> initializer, such as "
+                "{'**/kernel': flax_inits.normal(0.1)}; "
+                f"got {repr(rules) if plain else describe(rules)}."
+            )
         paths = [row.path for row in self.rows]
         structs = [jax.ShapeDtypeStruct(row.shape, jnp.float32) for row in self.rows]
         chosen = assign(parsed(rules), paths, structs, None, False)
@@ -126,7 +136,10 @@ class Mup:
         for i, rule in chosen.items():
             row = self.rows[i]
             found.setdefault((id(rule), row.stddev), (rule, row, []))[2].append(row.path)
-        return [(among(of, rule.where), _scaled(rule, row)) for rule, row, of in found.values()]
+        return [
+            (_Among(frozenset(of), describe(rule.where)), _scaled(rule, row))
+            for rule, row, of in found.values()
+        ]
 
     def learning_rates(self, tree: PyTree, optimizer: str) -> PyTree:
         """The factor on each leaf's learning rate, as a tree of floats.
@@ -139,7 +152,7 @@ class Mup:
         Raises:
             ValueError: another optimizer; a leaf that the models have not.
         """
-        _checks.one_of("mup", "optimizer", optimizer, OPTIMIZERS)
+        _check_optimizer(optimizer)
         known = {row.path: getattr(row, optimizer) for row in self.rows}
         paths, _, treedef = flatten(tree)
         for path in paths:
@@ -154,7 +167,15 @@ class Mup:
         """An optax transformation that multiplies updates by `learning_rates`.
 
         It comes after what it corrects: `optax.chain(optax.adam(1e-3), mup.scale_updates("adam"))`.
-        Weight decay that comes after it (`optax.add_decayed_weights`) is the same for all widths.
+        Weight decay must not be scaled, or wide models would have less of it. So AdamW is chained
+        from its parts, with the decay after the scaling (and is then right for all widths):
+
+            optax.chain(
+                optax.scale_by_adam(),
+                mup.scale_updates("adam"),
+                optax.add_decayed_weights(1e-4),
+                optax.scale_by_learning_rate(1e-3),
+            )
 
         Args:
             optimizer: "adam" or "sgd", see `learning_rates`.
@@ -164,7 +185,7 @@ class Mup:
         """
         import optax
 
-        _checks.one_of("mup", "optimizer", optimizer, OPTIMIZERS)
+        _check_optimizer(optimizer)
 
         def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
             rates = self.learning_rates(updates, optimizer)
@@ -173,12 +194,18 @@ class Mup:
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
     def __str__(self) -> str:
-        return _table.text(_COLUMNS, [_cells(row) for row in self.rows])
+        table = _table.text(_COLUMNS, [_cells(row) for row in self.rows])
+        return "\n".join(filter(None, (table, self._below())))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _table.html_table(_COLUMNS, [_cells(row) for row in self.rows])
+        table = _table.html_table(_COLUMNS, [_cells(row) for row in self.rows])
+        return f"{table}<p>{self._below()}</p>"
+
+    def _below(self) -> str:
+        alike = all(row.role == "fixed" for row in self.rows)
+        return "The target is as wide as the base: all factors are 1." if alike else ""
 
 
 _COLUMNS = (
@@ -191,6 +218,30 @@ def _cells(row: Row) -> list[str]:
     sizes = ["×".join(map(str, shape)) or "()" for shape in (row.base_shape, row.shape)]
     factors = [f"{factor:.4g}" for factor in (row.stddev, row.adam, row.sgd)]
     return [show(row.path), *sizes, row.role, *factors]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Among:
+    """A `where` for these paths, which is shown as the one that the user gave."""
+
+    paths: frozenset[Path]
+    shown: str
+
+    def __call__(self, path: Path, leaf: Any) -> bool:
+        return path in self.paths
+
+    def __repr__(self) -> str:
+        return f"{self.shown} ({listed(sorted(map(show, self.paths)), most=2)})"
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if optimizer == "adamw":
+        raise ValueError(
+            "mup needs AdamW in its parts, as its weight decay must not be scaled: optax.chain("
+            "optax.scale_by_adam(), mup.scale_updates('adam'), optax.add_decayed_weights(...), "
+            "optax.scale_by_learning_rate(...))."
+        )
+    _checks.one_of("mup", "optimizer", optimizer, OPTIMIZERS)
 
 
 def _scaled(rule: Rule, row: Row) -> Callable[..., Array]:

@@ -22,6 +22,10 @@ class Row(NamedTuple):
 
     shape: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        names = (*self._fields, "role", "stddev", "adam", "sgd")
+        return f"Row({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
     @property
     def fan_in(self) -> float:
         """How many times the base model's inputs a unit sums over; 1 for biases and scales."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from ._errors import listed
 from ._graph import Input, Value, order
 from ._jaxpr import Traced, inner_jaxprs
-from ._paths import show
+from ._paths import flatten, show
 from ._recipe import is_abstract, placement
 from ._types import Path, PyTree
 
@@ -41,21 +41,40 @@ def concrete_mesh() -> Mesh | None:
 
 def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list[Sharding | None]:
     """What the user wants for each leaf of the abstract output; None leaves it open."""
-    if callable(out_shardings) and not isinstance(out_shardings, Sharding):
+    if callable(out_shardings) and not isinstance(out_shardings, Sharding | Mesh):
         out_shardings = out_shardings(output)
     if out_shardings is None:
         return [None] * len(paths)
     try:
         full = jax.tree.broadcast(out_shardings, output, is_leaf=lambda node: node is None)
     except ValueError as error:
-        known = listed(list(map(show, paths)), most=3)
         raise ValueError(
             "out_shardings must be a tree of shardings, or a prefix of one, of the structure that "
-            f"the function returns, whose paths are {known}. {error}"
-        ) from error
+            f"the function returns. {_difference(out_shardings, paths) or error}"
+        ) from None
     found = jax.tree.leaves(full, is_leaf=lambda node: node is None)
     structs = jax.tree.leaves(output)
     return [_fitted(*leaf) for leaf in zip(found, structs, paths, strict=True)]
+
+
+def _difference(out_shardings: Any, paths: Sequence[Path]) -> str:
+    """What the user's tree lacks of the output's paths, and has besides; "" if that is nothing."""
+    marked = jax.tree.map(lambda _: 0, out_shardings, is_leaf=lambda node: node is None)
+    given = flatten(marked)[0]
+    leaves, inner = set(given), {start for path in given for start in _starts(path)[:-1]}
+    lacking = [path for path in paths if path and leaves.isdisjoint(_starts(path))]
+    # The shortest start that is not there stands for the subtree below it.
+    outermost = [next((s for s in _starts(path) if s not in inner), path) for path in lacking]
+    lacks = listed([*dict.fromkeys(map(show, outermost))])
+    nodes = {start for path in paths for start in _starts(path)}
+    has = listed([show(path) for path in given if path not in nodes])
+    parts = [f"lacks {lacks} (None for a subtree leaves it to the default device)"] if lacks else []
+    parts += [f"has {has} besides"] if has else []
+    return f"It {' and '.join(parts)}." if parts else ""
+
+
+def _starts(path: Path) -> list[Path]:
+    return [path[:depth] for depth in range(len(path) + 1)]
 
 
 def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
@@ -69,6 +88,11 @@ def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
                 "under jax.set_mesh(mesh), or give a jax.sharding.NamedSharding."
             )
         sharding = NamedSharding(mesh, sharding)
+    if isinstance(sharding, Mesh | AbstractMesh):
+        raise TypeError(
+            f"out_shardings gives a mesh for {show(path)!r}, which is no sharding: give "
+            "jax.sharding.NamedSharding(mesh, PartitionSpec(...))."
+        )
     if not isinstance(sharding, Sharding):
         raise TypeError(
             f"out_shardings gives {sharding!r} for {show(path)!r}; each must be a "
@@ -77,8 +101,11 @@ def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
     try:
         sharding.shard_shape(struct.shape)
     except (ValueError, IndexError) as error:  # uneven, or more axes than the leaf has
+        given, axes = len(getattr(sharding, "spec", ())), struct.ndim
+        reason = f"the spec has {given} entries, the leaf {axes} {'axis' if axes == 1 else 'axes'}"
         raise ValueError(
-            f"{show(path)!r} of shape {struct.shape} cannot be made with {sharding}: {error}"
+            f"{show(path)!r} of shape {struct.shape} cannot be made with {sharding}: "
+            f"{reason if given > axes else error}"
         ) from error
     return sharding
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from . import _table
+from ._fold import is_constant
 from ._graph import Input, Node, Value, order
 from ._jaxpr import Traced
 from ._paths import show
@@ -145,6 +146,7 @@ _TELLING = frozenset({"qr", "householder_product", "scan", "while", "cond", "dot
 
 def name_of(value: Value, fill: Any = None) -> str:
     """What makes a leaf, as far as its program tells."""
+    fill = is_constant(value) if fill is None else fill
     if fill is not None:
         return {0: "zeros", 1: "ones"}.get(fill.item(), f"constant({fill.item():g})")
     if isinstance(value, Input):

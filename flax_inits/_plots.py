@@ -7,6 +7,8 @@ import numpy as np
 from ._activations import EDGES
 
 _BLUE, _RED, _GRAY = "#1d6996", "#c1121f", "#9aa5b1"
+_UNLIKE = ("changed", "added", "other shape", "other dtype")
+_MOST_LABELS = 120
 
 
 def _pyplot() -> Any:
@@ -26,36 +28,52 @@ def of_summary(report: Any) -> Any:
     height = 1.0 + 0.22 * len(known)
     figure, axes = pyplot.subplots(figsize=(8, height), layout="constrained")
     for place, (_, row) in enumerate(known):
-        color = _RED if row.change in ("changed", "added") else _BLUE
+        color = _RED if row.change in _UNLIKE else _BLUE
         axes.plot([row.min, row.max], [place, place], color=_GRAY, linewidth=1)
         spread = [row.mean - row.std, row.mean + row.std]
         axes.plot(spread, [place, place], color=color, linewidth=4, solid_capstyle="butt")
-        axes.plot(row.mean, place, ".", color="white", markersize=4)
+        # With an edge, as it is all that there is to see of a constant.
+        axes.plot(row.mean, place, "o", color="white", markeredgecolor=color, markersize=4)
     axes.set_yticks(range(len(known)), [name for name, _ in known], fontsize=8)
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.set_xlabel("range (gray), mean ± standard deviation (bar)")
     axes.axvline(0, color="black", linewidth=0.5, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
+    if any(row.change for _, row in known):
+        kinds = ((_BLUE, "as in the other tree"), (_RED, "not as in the other tree"))
+        bars = [axes.plot([], [], color=color, linewidth=4, label=name)[0] for color, name in kinds]
+        figure.legend(handles=bars, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
 def of_signal(report: Any) -> Any:
     """Histograms of the activations by depth above, sizes of activations and gradients below."""
     pyplot = _pyplot()
-    figure, (above, below) = pyplot.subplots(
-        2, 1, figsize=(8, 5), height_ratios=[3, 2], sharex=True, layout="constrained"
-    )
     rows = [row for row in report.rows if row.enters or row.result or row.role == "recorded"]
+    step = -(-len(rows) // _MOST_LABELS)
+    width = max(8, 1.5 + 0.2 * len(rows) / step)
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=(width, 5), height_ratios=[3, 2], sharex=True, layout="constrained"
+    )
     histograms(above, rows)
     above.set_ylabel("activations")
     sizes(below, rows)
     below.legend(frameon=False, fontsize=8)
-    ticks = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 16)).astype(int))
+    ticks = range(0, len(rows), step)
     labels = [rows[i].layer for i in ticks]
-    below.set_xticks(ticks, labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    below.set_xticks(ticks, labels, rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
+    below.set_xlabel(_shown(len(rows), len(report.rows), step), fontsize=8)
     title = "\n".join(str(verdict) for verdict in report.verdicts) or "Nothing wrong was found."
     above.set_title(title, color=_RED if report.verdicts else "black", fontsize=8, loc="left")
     return figure
+
+
+def _shown(columns: int, rows: int, step: int) -> str:
+    """Which rows of the table have a column, and which columns have a name."""
+    text = "what modules take or a function records, and what the network returns"
+    if columns < rows:
+        text += f": {columns} of the table's {rows} rows"
+    return text + (f"; one in {step} is named" if step > 1 else "")
 
 
 def histograms(axes: Any, rows: Any) -> None:

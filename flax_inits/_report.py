@@ -34,9 +34,10 @@ def summary(params: PyTree, other: PyTree = None) -> Summary:
     Returns:
         A `Summary`. It prints as a table (which folds repeated blocks above 200 leaves), colored
         by rich, as HTML in a notebook; `.rows` are the records, one per leaf, and `.plot()` is a
-        matplotlib figure. With `other`, a row's `change` is "same object", "equal" (in every
-        value; NaN equals NaN), "changed", "added", "removed", "other shape" or "other dtype", and
-        `distance` is the norm of the difference over that of the other tree's leaf.
+        matplotlib figure (with `flax_inits[plot]`). With `other`, a row's `change` is "same
+        object", "equal" (in every value; NaN equals NaN), "changed", "added", "removed", "other
+        shape" or "other dtype", and `distance` is the norm of the difference over that of the
+        other tree's leaf.
 
     Raises:
         TypeError: a leaf is no array and no number.
@@ -78,12 +79,17 @@ def _checked(tree: PyTree, name: str) -> tuple[list[Path], list[Any]]:
                 f"summary needs {name} to be a tree of arrays, but {where} of type "
                 f"{type(leaf).__name__}{hint if isinstance(leaf, nn.Module) else ''}."
             )
-        if is_concrete(leaf) and leaf.is_deleted():
-            raise ValueError(
-                f"The array of {show(path)!r} was deleted (donated to another computation); pass "
-                f"summary the {name} that the computation returned."
-            )
+        check_alive("summary", name, path, leaf)
     return paths, leaves
+
+
+def check_alive(report: str, name: str, path: Path, leaf: Any) -> None:
+    """Raises if the leaf's array was deleted; `name` is what the report calls the tree."""
+    if is_concrete(leaf) and leaf.is_deleted():
+        raise ValueError(
+            f"The array of {show(path)!r} was deleted (donated to another computation); pass "
+            f"{report} the {name} that the computation returned."
+        )
 
 
 def _rows(paths: Sequence[Path], leaves: Sequence[Any]) -> list[SummaryRow]:

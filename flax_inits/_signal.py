@@ -1,13 +1,15 @@
 """How signal and gradient pass through a network at initialization."""
 
 import collections
+import contextlib
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.core
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,11 @@ from jax.core import Tracer
 
 from ._activations import measure
 from ._errors import noted
-from ._paths import show
+from ._leaves import at_least_float32
+from ._lsuv import in_short, no_params
+from ._paths import flatten, show
 from ._recording import Point, Recorder
+from ._report import check_alive
 from ._signal_table import Signal, SignalRow
 from ._statistics import statistics
 from ._taps import Place, Tapped
@@ -63,12 +68,14 @@ def signal(
         dead units and of saturated activations, the gradient's norm, a histogram; `.verdicts`
         lists the findings (their `kind` is "vanishing", "exploding", "dead", "symmetric",
         "saturated" or "nan", their `layer` where it begins), and is empty for a healthy network;
-        `.plot()` is a matplotlib figure. All is computed in one jitted pass. What is inside of
-        `nn.cond`, `nn.while_loop` and functions with derivatives of their own is not recorded.
+        `.plot()` is a matplotlib figure (with `flax_inits[plot]`). All is computed in one jitted
+        pass. What is inside of `nn.cond`, `nn.while_loop` and functions with derivatives of their
+        own is not recorded.
 
     Raises:
         TypeError: `model` is nothing of the above; `loss` returns no real number.
-        ValueError: `variables` is abstract; a function records nothing.
+        ValueError: `variables` is abstract, was deleted, or has no params; a function records
+            nothing.
 
     Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", 2010.
@@ -89,6 +96,8 @@ def signal(
     fun = _function(model, recorder)
     leaves, treedef = jax.tree.flatten((variables, args, kwargs))
     _check_concrete(leaves)
+    for path, leaf in zip(*flatten(variables)[:2], strict=True):
+        check_alive("signal", "variables", path, leaf)
     is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
 
     def traced(arrays: Sequence[Any]) -> Any:
@@ -100,7 +109,7 @@ def signal(
             return recorder.result(fun(variables, *recorder.arguments(args), **kwargs))
 
     arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-    with noted(f"while signal traced {_name(model)} with the inputs given to it"):
+    with _explained(model, variables, args):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
     places = tapped.places()
     points = [recorder.point(place.name) for place in places]
@@ -127,7 +136,7 @@ def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
         return apply
     if isinstance(model, type) or not callable(model):
         hint = f"; make an instance, {model.__name__}(...)" if isinstance(model, type) else ""
-        raise TypeError(f"signal needs a Linen module or a function, got {model!r}{hint}.")
+        raise TypeError(f"signal needs a Linen module or a function, got {in_short(model)}{hint}.")
     try:
         records = "record" in inspect.signature(model).parameters
     except ValueError:  # Some functions that are not Python's have no signature.
@@ -145,6 +154,29 @@ def _check_concrete(leaves: Sequence[Any]) -> None:
             "signal runs the network and needs arrays, but was given jax.ShapeDtypeStruct: make "
             "the variables first, for example by jit_init(model.init)(key, x)."
         )
+
+
+_NOT_VARIABLES = (
+    flax.errors.ScopeCollectionNotFound,
+    flax.errors.ApplyScopeInvalidVariablesTypeError,
+)
+"""What Flax raises where a tree of params stands for variables."""
+
+
+@contextlib.contextmanager
+def _explained(model: Any, variables: PyTree, args: tuple[Any, ...]) -> Iterator[None]:
+    """Lets what goes wrong in the network say where, and what may have been given wrongly."""
+    note = f"while signal traced {_name(model)} with the inputs given to it"
+    if any(isinstance(given, list) for given in args):
+        note += ", in which a list is one input: give several one by one"
+    with noted(note):
+        try:
+            yield
+        except _NOT_VARIABLES as error:
+            known = isinstance(variables, Mapping) and "params" in variables
+            if known or not isinstance(model, nn.Module):
+                raise
+            raise no_params("signal", variables) from error
 
 
 def _name(model: Any) -> str:
@@ -176,7 +208,7 @@ def _along_random_direction(outputs: Sequence[Array]) -> Array:
     key, products, squares = jax.random.key(0), [], []
     for i, output in enumerate(outputs):
         if jnp.issubdtype(output.dtype, jnp.inexact):
-            dtype = jnp.promote_types(output.real.dtype, jnp.float32)
+            dtype = at_least_float32(output.real.dtype)
             direction = jax.random.normal(jax.random.fold_in(key, i), output.shape, dtype)
             products.append(jnp.sum(direction * output.real.astype(dtype)))
             squares.append(jnp.sum(direction**2))

@@ -75,6 +75,10 @@ class Signal:
     """Activations and their gradients in the order in which they come about.
 
     `rows` is plain data; `verdicts` lists what is wrong, and is empty for a healthy network.
+
+    A row has the fields `layer`, `path`, `role`, `steps`, `site`, `enters`, `result`, `shape`,
+    `dtype`, `mean`, `std`, `min`, `max`, `zeros`, `nonfinite`, `dead` and `saturated` (shares),
+    `symmetric`, `gradient` (a norm) and `histogram`.
     """
 
     def __init__(self, rows: Sequence[SignalRow]):
@@ -96,10 +100,16 @@ class Signal:
         return f"{_table.html_table(*self._table())}<p>{lines}</p>"
 
     def plot(self) -> Any:
-        """A matplotlib figure: histograms of the activations by depth, and both sizes.
+        """A figure of the activations by depth: their histograms, and both sizes.
+
+        It shows what modules take, what a function records and what the network returns; the
+        other rows, such as what a layer puts out before its nonlinearity, are in the table alone.
+
+        Returns:
+            A `matplotlib.figure.Figure`, to be saved by `.savefig("signal.png")`.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: matplotlib is not installed; it comes with `flax_inits[plot]`.
         """
         from ._plots import of_signal
 

@@ -80,7 +80,12 @@ _MOST = 200
 
 
 class Summary:
-    """A tree's leaves in a table. Prints well; `rows` is plain data, one record per leaf."""
+    """A tree's leaves in a table. Prints well; `rows` is plain data, one record per leaf.
+
+    A row has the fields `path`, `shape`, `dtype`, `sharding`, `count`, `bytes`, `mean`, `std`,
+    `min`, `max`, `zeros` and `nonfinite` (shares of the elements); and against another tree
+    `change`, `changed` (a share), `distance` and `largest`.
+    """
 
     def __init__(self, rows: Sequence[SummaryRow]):
         self.rows = tuple(rows)
@@ -108,10 +113,13 @@ class Summary:
         return f"{_table.html_table(*self._table())}<p>{self._total()}</p>"
 
     def plot(self) -> Any:
-        """A matplotlib figure: each leaf's range, mean and standard deviation.
+        """A figure of each leaf's range, mean and standard deviation.
+
+        Returns:
+            A `matplotlib.figure.Figure`, to be saved by `.savefig("summary.png")`.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: matplotlib is not installed; it comes with `flax_inits[plot]`.
         """
         from ._plots import of_summary
 

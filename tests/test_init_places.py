@@ -1,5 +1,6 @@
 """`jit_init` makes leaves where `jax.jit` would, or where `out_shardings` says."""
 
+import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -172,16 +173,45 @@ def test_memory_kinds_are_kept():
     "out_shardings, error, message",
     [
         (NamedSharding(mesh_of(), P("a")), ValueError, r"'b' of shape \(3,\) cannot be made with"),
-        (NamedSharding(mesh_of(), P(None, "a")), ValueError, r"'b' of shape \(3,\) cannot be made"),
         (P("a"), ValueError, r"for 'b', which needs a mesh: call under jax\.set_mesh"),
         ("a", TypeError, r"out_shardings gives 'a' for 'b'; each must be"),
-        ({"w": None}, ValueError, "out_shardings must be a tree of shardings"),
-        (lambda tree: {"v": None}, ValueError, "out_shardings must be a tree of shardings"),
+        (mesh_of(), TypeError, r"a mesh for 'b', which is no sharding: give .*NamedSharding\(mesh"),
+        (
+            {**dict.fromkeys("bnw"), "key": mesh_of()},
+            TypeError,
+            "a mesh for 'key', which is no sharding",
+        ),
+        (
+            NamedSharding(mesh_of(), P(None, "a")),
+            ValueError,
+            "device\\): the spec has 2 entries, the leaf 1 axis",
+        ),
+        (
+            {"w": None},
+            ValueError,
+            r"must be a tree of shardings.* lacks 'b', 'key' and 'n' \(None for a subtree leaves",
+        ),
+        (
+            lambda tree: {**tree, "w": {"v": None}, "u": None},
+            ValueError,
+            r"returns\. It lacks 'w' \(None.*device\) and has 'u' and 'w/v' besides\.",
+        ),
+        ([None] * 4, ValueError, r"lacks 'b', .* and 'w' \(None.*\) and has '0', '1', '2' and '3'"),
+        (flax.core.freeze(dict.fromkeys(("b", "key", "n", "w"))), ValueError, "FrozenDict"),
     ],
 )
 def test_misfits(out_shardings, error, message):
     init = flax_inits.jit_init(make, out_shardings=out_shardings)
     with pytest.raises(error, match=message):
+        init.plan(KEY)
+
+
+def test_a_subtree_that_is_missing_is_named_once():
+    def nested(key):
+        return {"body": {"a": normal(key), "b": jnp.zeros(3)}, "head": jnp.ones(2)}
+
+    init = flax_inits.jit_init(nested, out_shardings={"head": None})
+    with pytest.raises(ValueError, match=r"It lacks 'body' \(None"):
         init.plan(KEY)
 
 

@@ -52,6 +52,15 @@ def test_rows_are_plain_data():
     assert any(name in rows["orthogonal"].recipe for name in told)
 
 
+def test_constants_have_a_name_on_several_devices_too():
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    init = flax_inits.jit_init(make, out_shardings=NamedSharding(mesh, P()))
+    rows = rows_by_path(init.plan(KEY))
+    names = {path: rows[path].recipe for path in ("normal/0", "zeros", "twos", "flags")}
+    assert names == {"normal/0": "normal", "zeros": "zeros", "twos": "constant(2)", "flags": "ones"}
+    assert None not in {rows[path].program for path in ("zeros", "twos", "flags")}
+
+
 def test_totals_and_text():
     plan = flax_inits.jit_init(make).plan(KEY)
     assert plan.bytes == sum(row.bytes for row in plan.rows) == plan.bytes_per_device

@@ -80,8 +80,11 @@ def test_dimensions_that_grow_unequally():
 
 
 def test_the_base_model_itself_is_left_alone():
-    for row in fi.mup(init_fn(32), init_fn(32)).rows:
+    mup = fi.mup(init_fn(32), init_fn(32))
+    for row in mup.rows:
         assert (row.role, row.stddev, row.adam, row.sgd) == ("fixed", 1, 1, 1)
+    said = "The target is as wide as the base: all factors are 1."
+    assert str(mup).endswith(said) and said in mup._repr_html_() and said not in str(network())
 
 
 def test_a_narrower_model_is_scaled_up():
@@ -122,6 +125,10 @@ def test_it_prints_as_a_table():
     head = next(line for line in lines if line.startswith("head/kernel"))
     assert head.split() == ["head/kernel", "32×10", "128×10", "output", "0.25", "0.25", "0.25"]
     assert "<td" in network()._repr_html_() and repr(network()) == str(network())
+    assert repr(network().rows[-1]) == (
+        "Row(path=('up', 'kernel'), base_shape=(32, 64), shape=(128, 256), role='hidden', "
+        "stddev=0.5, adam=0.25, sgd=1.0)"
+    )
 
 
 RULES = {"Embed_0": fi.normal(1.0), "position": fi.zeros(), "**/kernel": fi.normal(0.1)}
@@ -179,6 +186,26 @@ def test_rules_reject(rules, message):
         network().rules(rules)
 
 
+@pytest.mark.parametrize(
+    ("rules", "given"),
+    [
+        (fi.normal(0.1), r"normal\(0\.1\)"),
+        ("**/kernel", r"'\*\*/kernel'"),
+        (("**/kernel", fi.normal(0.1)), r"\('\*\*/kernel', normal\(0\.1\)\)"),
+        (None, "None"),
+    ],
+)
+def test_rules_say_where_and_what(rules, given):
+    with pytest.raises(TypeError, match=r"such as \{'\*\*/kernel': .*; got " + given):
+        network().rules(rules)
+
+
+def test_rules_print_as_the_patterns_that_were_given():
+    shown = repr([where for where, _ in network().rules(RULES)])
+    assert "'position' ('position')" in shown and "'**/kernel' ('head/kernel')" in shown
+    assert "'**/kernel' ('attention/key/kernel', 'attention/out/kernel' and 4 more)" in shown
+
+
 def params_of(width):
     return jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(init_fn(width), KEY))
 
@@ -216,6 +243,22 @@ def test_unknown_leaves_and_optimizers_are_rejected():
             ValueError, match="optimizer to be 'adam' or 'sgd', got optimizer='adm'"
         ):
             method("adm")
+        with pytest.raises(ValueError, match=r"AdamW in its parts.*add_decayed_weights\(\.\.\.\)"):
+            method("adamw")
+
+
+def test_the_parts_of_adamw_decay_alike_at_every_width():
+    """The decay of a hidden kernel is not a quarter, as its learning rate is."""
+    params = {"up": {"kernel": jnp.ones(1)}, "head": {"bias": jnp.ones(1)}}
+    tx = optax.chain(
+        optax.scale_by_adam(),
+        network().scale_updates("adam"),
+        optax.add_decayed_weights(0.5),
+        optax.scale_by_learning_rate(0.1),
+    )
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["up"]["kernel"], -0.1 * (0.25 + 0.5), rtol=1e-5)
+    np.testing.assert_allclose(updates["head"]["bias"], -0.1 * (1 + 0.5), rtol=1e-5)
 
 
 def test_models_that_differ_elsewhere_are_rejected():

@@ -1,5 +1,6 @@
 """`summary`: values, what changed, how it is shown, and what it costs."""
 
+import dataclasses
 import io
 import sys
 
@@ -17,6 +18,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flax_inits
+from flax_inits._signal_table import Signal, SignalRow
+from flax_inits._summary import Summary, SummaryRow
 
 KEY = jax.random.key(3)
 STATISTICS = ("mean", "std", "min", "max", "zeros", "nonfinite")
@@ -350,7 +353,36 @@ def test_plot():
         axes.lines[1].get_xdata(), 0.5 + np.std(range(4)) * np.array([-1, 1])
     )
     assert axes.lines[1].get_color() != axes.lines[4].get_color()
+    # Of what is constant, the edge of the dot is all that is to be seen.
+    assert axes.lines[5].get_markeredgecolor() == axes.lines[4].get_color()
+    (legend,) = figure.legends
+    entries = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    colors = {text.get_text(): line.get_color() for text, line in entries}
+    assert colors == {
+        "as in the other tree": axes.lines[4].get_color(),
+        "not as in the other tree": axes.lines[1].get_color(),
+    }
     pyplot.close(figure)
+    alone = flax_inits.summary(old).plot()
+    assert not alone.legends
+    pyplot.close(alone)
+
+
+def test_plot_of_another_dtype_is_no_equal_one():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    old = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    figure = flax_inits.summary(old | {"a": jnp.ones(3, jnp.bfloat16)}, old).plot()
+    (axes,) = figure.axes
+    assert axes.lines[1].get_color() != axes.lines[4].get_color()
+    pyplot.close(figure)
+
+
+@pytest.mark.parametrize("kind", [Summary, Signal])
+def test_help_names_the_fields_of_rows_and_what_plots_are(kind):
+    for field in dataclasses.fields({Summary: SummaryRow, Signal: SignalRow}[kind]):
+        assert f"`{field.name}`" in kind.__doc__
+    for text in ("matplotlib.figure.Figure", ".savefig(", "flax_inits[plot]"):
+        assert text in kind.plot.__doc__
 
 
 def test_plot_without_matplotlib(monkeypatch):

@@ -587,6 +587,8 @@ def test_lsuv_rejects_what_is_no_model_or_no_variables():
     model, variables = nn.Dense(4), nn.Dense(4).init(KEY, X)
     with pytest.raises(TypeError, match="lsuv needs a Linen module, an instance"):
         fi.lsuv(KEY, nn.Dense, variables, X)
+    with pytest.raises(TypeError, match=r"got a dict with keys 'params' \(the model comes before"):
+        fi.lsuv(KEY, variables, model, X)
     with pytest.raises(ValueError, match=r"as model.init returns them.*got \['kernel', 'bias'\]"):
         fi.lsuv(KEY, model, variables["params"], X)
     with pytest.raises(ValueError, match="'params/bias' is abstract: give arrays"):
@@ -598,3 +600,5 @@ def test_lsuv_passes_the_models_own_errors_on():
     with pytest.raises(Exception, match="(?i)shape") as error:
         fi.lsuv(KEY, nn.Dense(4), variables, X[..., :5])
     assert any("lsuv" in note for note in error.value.__notes__)
+    with pytest.raises(Exception, match="a list is one input: give several as a tuple"):
+        fi.lsuv(KEY, nn.Dense(4), variables, [X])

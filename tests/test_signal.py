@@ -422,6 +422,15 @@ def test_plot(monkeypatch):
     np.testing.assert_allclose(below.lines[0].get_ydata(), rms)
     np.testing.assert_allclose(below.lines[1].get_ydata(), [row.gradient for row in shown])
     assert "vanishing activations" in above.get_title(loc="left")
+    names = [label.get_text() for label in below.get_xticklabels()]
+    assert names == [row.layer for row in shown]
+    assert below.get_xlabel().endswith(f": 8 of the table's {len(report.rows)} rows")
+    pyplot.close(figure)
+    monkeypatch.setattr("flax_inits._plots._MOST_LABELS", 4)  # as of a very deep network
+    figure = report.plot()
+    below = figure.axes[1]
+    assert [label.get_text() for label in below.get_xticklabels()] == names[::2]
+    assert below.get_xlabel().endswith(" rows; one in 2 is named")
     pyplot.close(figure)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "flax_inits\[plot\]"'):
@@ -450,6 +459,39 @@ def test_what_is_no_network():
         flax_inits.signal(lambda w, x, record: record(3, x), 1.0, X)
     with pytest.raises(TypeError, match="a network that returns floats; give a loss="):
         flax_inits.signal(lambda w, x, record: record("h", x).argmax(), 1.0, X)
+
+
+class Inputs(nn.Module):
+    """A model without params that takes a list."""
+
+    def __call__(self, xs):
+        return xs[0] * xs[1]
+
+
+def test_what_are_no_variables():
+    model = nn.Dense(3)
+    variables = model.init(KEY, X)
+    with pytest.raises(ValueError, match=r"signal needs variables .*got \['kernel', 'bias'\] at"):
+        flax_inits.signal(model, variables["params"], X)
+    deeper = nn.Sequential([model])
+    with pytest.raises(ValueError, match=r"signal needs variables .*got \['layers_0'\] at"):
+        flax_inits.signal(deeper, deeper.init(KEY, X)["params"], X)
+    with pytest.raises(TypeError, match=r"got a dict with keys 'params' \(the model comes before"):
+        flax_inits.signal(variables, model, X)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"or a function, got an array of shape \(32, 64\)\.$"):
+        flax_inits.signal(X, variables)  # type: ignore[arg-type]
+    gone = model.init(KEY, X)
+    gone["params"]["kernel"].delete()
+    with pytest.raises(ValueError, match="array of 'params/kernel' was deleted .* pass signal the"):
+        flax_inits.signal(model, gone, X)
+    assert [row.layer for row in flax_inits.signal(Inputs(), {}, [X, X]).rows][-1] == "output"
+
+
+def test_a_list_where_several_inputs_are_meant():
+    model = nn.Dense(3)
+    variables = model.init(KEY, X)
+    with pytest.raises(Exception, match="a list is one input: give several one by one"):
+        flax_inits.signal(model, variables, [X])
 
 
 def test_losses_that_are_no_number():
