@@ -137,8 +137,8 @@ PLAIN = (
     Case(lambda: fi.normal(0.02), mean=0, variance=0.02**2, not_dtypes=("int32", "bool")),
     Case(lambda: fi.normal(0.5, 2.0), mean=2, variance=0.25, not_dtypes=("int32", "bool")),
     Case(
-        lambda: fi.normal(0.0, mean=0.25),
-        mean=0.25,
+        lambda: fi.normal(0.0),
+        mean=0,
         variance=0,
         fixed=True,
         not_dtypes=("int32", "bool"),
@@ -311,10 +311,17 @@ REJECTED: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
         r"cannot have stddev=0.3 within \[-0.5, 0.5\]: .* below that of a uniform, 0.288675",
     ),
     (
-        lambda: fi.truncated_normal(0, 2.0, -1, 1, bounds="absolute"),
+        lambda: fi.truncated_normal(0, 0, 1, 2, bounds="absolute"),
         ValueError,
-        r"stddev=0 needs a mean within \[-1, 1\], got mean=2.0",
+        r"stddev=0 needs bounds around 0, got lower=1, upper=2",
     ),
+    (
+        lambda: fi.normal(0.0, 0.02),  # torch's order
+        ValueError,
+        r"^normal needs stddev > 0 with a mean, got stddev=0.0, mean=0.02; stddev comes first, and "
+        r"constant\(0.02\) is a constant\.$",
+    ),
+    (lambda: fi.truncated_normal(0.0, 0.02), ValueError, "^truncated_normal needs stddev > 0 with"),
     (lambda: fi.from_sampler(3), TypeError, "from_sampler needs a sampler .* got 3"),
     (
         lambda: fi.from_sampler(jax.random.gamma),

@@ -35,6 +35,17 @@ def non_negative(factory: str, name: str, value: Any) -> float:
     return result
 
 
+def spread(factory: str, stddev: Any, mean: Any) -> tuple[float, float]:
+    """Both as floats; raises where they look swapped: no spread around a mean."""
+    scale, centre = non_negative(factory, "stddev", stddev), number(factory, "mean", mean)
+    if centre and not scale:
+        raise ValueError(
+            f"{factory} needs stddev > 0 with a mean, got stddev={stddev!r}, mean={mean!r}; stddev "
+            f"comes first, and constant({mean!r}) is a constant."
+        )
+    return scale, centre
+
+
 def count(factory: str, name: str, value: Any, least: int = 1) -> int:
     """`value` as an integer of at least `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):

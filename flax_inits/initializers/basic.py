@@ -9,7 +9,7 @@ import numpy as np
 from .. import _bits
 from .._types import Array, DType, Key
 from ._base import Draw, initializer
-from ._checks import non_negative, number
+from ._checks import number, spread
 from ._rounding import clip
 
 
@@ -82,7 +82,7 @@ def normal(stddev: float, mean: float = 0.0, dtype: DType = None):
     Complex dtypes are circular: real and imaginary part have half of the variance each.
 
     Args:
-      stddev: the standard deviation; 0 gives `mean` everywhere.
+      stddev: the standard deviation, which comes first, unlike in torch; 0 gives zeros.
       mean: the mean.
       dtype: the dtype where a call gives none; None is JAX's default float.
 
@@ -91,7 +91,7 @@ def normal(stddev: float, mean: float = 0.0, dtype: DType = None):
 
     Raises:
       TypeError: an argument is no number.
-      ValueError: `stddev` is negative, or an argument is not finite.
+      ValueError: `stddev` is negative, or 0 with a mean, or an argument is not finite.
 
     Example:
       >>> import flax_inits, jax
@@ -100,7 +100,7 @@ def normal(stddev: float, mean: float = 0.0, dtype: DType = None):
 
     Reference: `torch.nn.init.normal_`; `jax.nn.initializers.normal` has no mean.
     """
-    scale, centre = non_negative("normal", "stddev", stddev), number("normal", "mean", mean)
+    scale, centre = spread("normal", stddev, mean)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         if not np.asarray(scale, dtype):  # negative draws times 0 would be -0

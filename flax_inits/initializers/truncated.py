@@ -10,7 +10,7 @@ import numpy as np
 from .. import _bits
 from .._types import Array, DType, Key
 from ._base import Draw, initializer
-from ._checks import non_negative, number, one_of
+from ._checks import number, one_of, spread
 from ._rounding import clip, round_inwards
 
 # erf at more than 1.15 is too close to 1 for a float32 draw between it and 1 to stay below 1.
@@ -40,7 +40,8 @@ def truncated_normal(
     `stddev`. Tails are sampled by inverting the survival function.
 
     Args:
-      stddev: the standard deviation s before truncation, or of the values (`correct_std`).
+      stddev: the standard deviation s before truncation, or of the values (`correct_std`). It
+        comes first, unlike in torch; 0 gives zeros.
       mean: the mean before truncation.
       lower: the lower end; may be infinite.
       upper: the upper end; may be infinite.
@@ -55,8 +56,8 @@ def truncated_normal(
 
     Raises:
       TypeError: an argument is no number.
-      ValueError: `stddev` is negative, the ends are not in order, the interval is more than
-        1000 s away from the mean, or no truncated normal has that `stddev`.
+      ValueError: `stddev` is negative, or 0 with a mean, the ends are not in order, the interval is
+        more than 1000 s away from the mean, or no truncated normal has that `stddev`.
 
     Example:
       >>> import flax_inits, jax
@@ -67,13 +68,12 @@ def truncated_normal(
     Reference: `jax.nn.initializers.truncated_normal`, `torch.nn.init.trunc_normal_`; the three
     meanings of bounds: flax#4091, jax#10951.
     """
-    scale = non_negative("truncated_normal", "stddev", stddev)
-    centre = number("truncated_normal", "mean", mean)
+    scale, centre = spread("truncated_normal", stddev, mean)
     one_of("truncated_normal", "bounds", bounds, ("sigma", "absolute"))
     _check_ends(lower, upper)
     absolute = bounds == "absolute"
     if not scale:
-        return _at_the_mean(centre, lower, upper, absolute)
+        return _zeros(lower, upper, absolute)
     if correct_std:
         scale = _scale_for(scale, centre, lower, upper, absolute)
     low, high = (lower - centre, upper - centre) if absolute else (lower * scale, upper * scale)
@@ -107,13 +107,13 @@ def _is_power_of_two(value: float) -> bool:
     return math.isinf(value) or not value or math.frexp(abs(value))[0] == 0.5
 
 
-def _at_the_mean(mean: float, lower: float, upper: float, absolute: bool) -> Draw:
+def _zeros(lower: float, upper: float, absolute: bool) -> Draw:
     """The limit of a vanishing standard deviation."""
-    if absolute and not lower <= mean <= upper:
+    if absolute and not lower <= 0 <= upper:
         raise ValueError(
-            f"truncated_normal with stddev=0 needs a mean within [{lower}, {upper}], got {mean=}."
+            f"truncated_normal with stddev=0 needs bounds around 0, got {lower=}, {upper=}."
         )
-    return Draw(lambda key, shape, dtype: jnp.full(shape, mean, dtype), pieces=((1.0, mean, mean),))
+    return Draw(lambda key, shape, dtype: jnp.zeros(shape, dtype), pieces=((1.0, 0.0, 0.0),))
 
 
 def standard(key: Key, shape: tuple, dtype: np.dtype, lower: float, upper: float) -> Array:
