@@ -1,14 +1,14 @@
 """One draw by itself: what calling an initializer does."""
 
-import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
+from ._cache import Cache
+from ._context import concrete_mesh, configuration, tracing
 from ._execute import execute
 from ._jaxpr import trace
 from ._keys import Deriver
@@ -24,19 +24,16 @@ class _Sample:
     def __init__(self, function: Callable[[Key, tuple, Any], Array], token: Hashable):
         self.function, self.token = function, token
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that the token holds."""
+        return getattr(self.token, "nbytes", 0)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Sample) and self.token == other.token
 
     def __hash__(self) -> int:
         return hash(self.token)
-
-
-def tracing() -> bool:
-    """Whether operations are staged (`jit`, `eval_shape`, ...) or must not be (`disable_jit`)."""
-    if jax.config.jax_disable_jit:
-        return True
-    # Of all operations, this one compiles nothing where it is computed.
-    return isinstance(jax.device_put(np.int32(0)), Tracer)
 
 
 def run(
@@ -51,53 +48,51 @@ def run(
     call = _Sample(sample, token)
     if isinstance(key, Tracer) or tracing():
         return _placed(_staged(call)(key, shape, dtype), out_sharding)
-    sharding = placement([key]) if out_sharding is None else _on_mesh(out_sharding)
-    (job,) = _planned(call, shape, dtype, sharding, key.shape, key.dtype, configuration())
+    sharding = _default(key) if out_sharding is None else _on_mesh(out_sharding)
+    (job,) = _planned(call, key, shape, dtype, sharding)
     return execute([(job, Deriver([key]))])[0]
 
 
-@functools.lru_cache(maxsize=1024)
+_draws: Cache[Callable[[Key, tuple, Any], Array]] = Cache(1024)
+_plans: Cache[list[Job]] = Cache(4096)
+
+
 def _staged(call: _Sample) -> Callable[[Key, tuple, Any], Array]:
     """The draw as a jitted function: traced once for each shape, and named in jaxprs."""
+    found = _draws.find(call)
+    if found is not None:
+        return found
 
     def draw(key: Key, shape: tuple, dtype: Any) -> Array:
         return call.function(key, shape, dtype)
 
     draw.__name__ = getattr(call.token, "__name__", draw.__name__)
-    return jax.jit(draw, static_argnums=(1, 2))
+    return _draws.keep(call, jax.jit(draw, static_argnums=(1, 2)), call.nbytes)
 
 
-@functools.lru_cache(maxsize=4096)
 def _planned(
-    call: _Sample,
-    shape: tuple,
-    dtype: Any,
-    sharding: Sharding | None,
-    key_shape: tuple,
-    key_dtype: Any,
-    configuration: tuple,
+    call: _Sample, key: Key, shape: tuple, dtype: Any, sharding: Sharding | None
 ) -> list[Job]:
-    key = jax.ShapeDtypeStruct(key_shape, key_dtype)
-    traced = trace(lambda key: call.function(key, shape, dtype), key)
-    return plan(traced, {0: sharding})
+    struct = jax.ShapeDtypeStruct(key.shape, key.dtype)
+    known = (call, struct, shape, dtype, sharding, configuration())
+    found = _plans.find(known)
+    if found is None:
+        traced = trace(lambda key: call.function(key, shape, dtype), struct)
+        found = _plans.keep(known, plan(traced, {0: sharding}), call.nbytes)
+    return found
 
 
-def configuration() -> tuple:
-    """What of JAX's configuration decides how a draw is made."""
-    config = jax.config
-    return (
-        config.jax_enable_x64,
-        config.jax_default_device,
-        config.jax_default_prng_impl,
-        config.jax_threefry_partitionable,
-    )
+def _default(key: Key) -> Sharding | None:
+    """Where JAX puts what it makes from the key: on all of the mesh in use, else by the key."""
+    mesh = concrete_mesh()
+    return placement([key]) if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def _on_mesh(out_sharding: NamedSharding | PartitionSpec) -> NamedSharding:
     if isinstance(out_sharding, NamedSharding):
         return out_sharding
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
+    mesh = concrete_mesh()
+    if mesh is None:
         raise ValueError(
             f"out_sharding={out_sharding} needs a mesh: call under jax.set_mesh(mesh), "
             "or give a jax.sharding.NamedSharding."

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
@@ -28,6 +28,28 @@ def listed(items: Sequence[object], conjunction: str = "and", most: int = 5) -> 
     if len(quoted) > 1:
         return f"{', '.join(quoted[:-1])} {conjunction} {quoted[-1]}"
     return "".join(quoted)
+
+
+def brief(value: object) -> str:
+    """`value` in a sentence: an array by its type, a mapping by its keys, all else cut short."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None:
+        return f"{dtype}[{','.join(map(str, shape))}]"
+    if isinstance(value, Mapping):
+        keys = f" with keys {listed(list(map(str, value)), most=3)}" if value else " without keys"
+        return f"a {type(value).__name__}{keys}"
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
+
+
+_LONGEST = 200
+
+
+def called_with(args: Iterable[object], kwargs: Mapping[str, object]) -> str:
+    """The arguments of a call, in brief."""
+    return ", ".join(
+        [*map(brief, args), *(f"{name}={brief(value)}" for name, value in kwargs.items())]
+    )
 
 
 @contextlib.contextmanager

@@ -4,11 +4,9 @@ Programs are kept for the life of the process, keyed by what they compute. What 
 is lowered here, where the caller's configuration holds, and compiled by threads.
 """
 
-import collections
 import contextlib
 import functools
 import os
-import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
@@ -18,6 +16,8 @@ import numpy as np
 from jax.sharding import Sharding
 
 from . import _pool
+from ._cache import Cache
+from ._context import configuration
 from ._graph import Constant
 from ._keys import Deriver, impl_of, is_key_dtype
 from ._recipe import Job, Recipe, is_abstract
@@ -29,38 +29,40 @@ Task: TypeAlias = tuple[Job, Deriver]
 _FEW_ROWS, _MANY_ROWS = 1 << 6, 1 << 10
 """Rows in a run of the pool: one size for a leaf or two, one for whole models."""
 
-_KEPT = 4096
-"""Programs kept; the least recently used go first."""
+class _Interrupted(Exception):
+    """Whoever was compiling a program gave up, for a reason of its own."""
 
 
 class _Programs:
     """Compiled programs by what they compute, shared by all threads."""
 
     def __init__(self) -> None:
-        self._futures: collections.OrderedDict[Hashable, Future] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self._futures: Cache[Future] = Cache(4096)
 
-    def get(
-        self, key: Hashable, lower: Callable[[], Any], options: dict, submit: Callable[..., Any]
-    ) -> Future:
-        """The compiled program for `key`; made once, also if several threads ask at a time."""
-        key = (key, jax.config.jax_default_device, jax.config.jax_enable_x64)
-        with self._lock:
-            future = self._futures.get(key)
-            if future is not None:
-                self._futures.move_to_end(key)
-                return future
-            future = self._futures[key] = Future()
-            if len(self._futures) > _KEPT:
-                self._futures.popitem(last=False)
-        try:
-            lowered = lower()
-            task = submit(self._compile, key, future, lowered, options)
-            if task is not None:
-                task.add_done_callback(lambda task: self._cancelled(task, key, future))
-        except BaseException as error:
-            self._fail(key, future, error)
+    def get(self, run: "Program", submit: Callable[..., Any]) -> Future:
+        """The compiled program; made once, also if several threads ask at a time."""
+        key = run.key, configuration()
+        future = self._futures.find(key)
+        if future is not None:
+            return future
+        mine: Future = Future()
+        future = self._futures.keep(key, mine, run.nbytes)
+        if future is mine:
+            try:
+                task = submit(self._compile, key, mine, run.lower(), run.options)
+                if task is not None:
+                    task.add_done_callback(lambda task: self._cancelled(task, key, mine))
+            except BaseException as error:
+                self._fail(key, mine, error)
         return future
+
+    def wait(self, future: Future, run: "Program") -> Any:
+        """The program when it is there, compiled here if another thread gave up on it."""
+        while True:
+            try:
+                return future.result()
+            except _Interrupted:
+                future = self.get(run, _at_once)
 
     def _compile(self, key: Hashable, future: Future, lowered: Any, options: dict) -> None:
         try:
@@ -69,14 +71,21 @@ class _Programs:
             self._fail(key, future, error)
 
     def _cancelled(self, task: Future, key: Hashable, future: Future) -> None:
-        """Whoever waits for a program that an interrupted call gave up must hear of it."""
         if task.cancelled():
-            self._fail(key, future, RuntimeError("The call that compiled this was interrupted."))
+            self._fail(key, future, _Interrupted())
 
     def _fail(self, key: Hashable, future: Future, error: BaseException) -> None:
-        with self._lock:
-            self._futures.pop(key, None)
-        future.set_exception(error)
+        """Tells whoever waits; only this thread is to see its own KeyboardInterrupt."""
+        own = not isinstance(error, Exception)
+        if not future.done():
+            self._futures.drop(key)
+            future.set_exception(_Interrupted() if own else error)
+        if own:
+            raise error
+
+
+def _at_once(function: Callable[..., Any], *args: Any) -> None:
+    function(*args)
 
 
 def _compiled(lowered: Any, options: dict) -> Any:
@@ -104,6 +113,11 @@ class Program(NamedTuple):
 
     rows: int
     """Rows per run for a program of the pool, 0 for a program of one shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that the program holds."""
+        return self.tasks[0][0].recipe.nbytes
 
     @property
     def options(self) -> dict[str, int]:
@@ -167,14 +181,14 @@ def execute(
     runs = programs(tasks)
     # Keys and rows move between host and device on purpose, whatever guards the caller's code.
     with jax.transfer_guard("allow"), _compilers(runs) as submit:
-        compiled = [_programs.get(run.key, run.lower, run.options, submit) for run in runs]
+        compiled = [_programs.get(run, submit) for run in runs]
         for job, deriver in tasks:
             if job.recipe.program is None:
                 results[job.positions[0]] = _known(job, deriver)
                 done(job)
         for run, future in zip(runs, compiled, strict=True):
             make = _run_pool if run.rows else _run_each
-            for job, leaves in make(future.result(), run):
+            for job, leaves in make(_programs.wait(future, run), run):
                 results.update(zip(job.positions, leaves, strict=True))
                 done(job)
     return results
@@ -184,7 +198,7 @@ def execute(
 def _compilers(runs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
     """Threads to compile with, if there is more than one program; XLA releases the GIL."""
     if len(runs) < 2:
-        yield lambda function, *args: function(*args)
+        yield _at_once
         return
     pool = ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1, 16))
     try:

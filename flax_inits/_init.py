@@ -1,32 +1,29 @@
 """Whole-model initialization: trace, plan, compile each distinct recipe once, run."""
 
-import collections
+import contextlib
 import functools
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
 from jax.sharding import Sharding
 
-from ._call import configuration, tracing
-from ._errors import noted
+from ._cache import Cache
+from ._context import configuration, tracing
+from ._errors import brief, called_with, noted
 from ._execute import execute, programs
 from ._jaxpr import Traced, trace
 from ._keys import Deriver
 from ._paths import flatten, show
-from ._places import Places, asked_for, concrete_mesh
+from ._places import Places, asked_for
 from ._plan import Plan
 from ._progress import Progress
-from ._reach import with_rules
+from ._reach import Reached, with_rules
 from ._recipe import Job
 from ._statics import Statics
 from ._trace import Inline, jobs_of
 from ._types import Path, PyTree, Rules
-
-_KEPT = 32
-"""Traces kept per initializer, by the shapes of its arguments."""
 
 
 def jit_init(
@@ -53,9 +50,11 @@ def jit_init(
             any other leaf gets it at its stored shape, with the key of `reinit`.
         out_shardings: a tree of shardings, or a prefix of one, or a function from the abstract
             output to one, such as `lambda tree: nn.get_sharding(tree, mesh)`. Each leaf is created
-            on its devices; None leaves it to the default device.
+            on its devices. What None leaves open is made where `jax.jit` would make it: replicated
+            beside leaves that are sharded, else on the default device.
         static_argnums: positions of arguments that are no arrays, as in `jax.jit`.
-        static_argnames: names of arguments that are no arrays, as in `jax.jit`.
+        static_argnames: names of arguments that are no arrays, as in `jax.jit`: `"train"` for
+            `init(key, x, train=False)`.
         progress: False never shows a progress bar; None shows one if it takes more than a second
             and stderr is a terminal; True also where stderr is none.
 
@@ -65,7 +64,7 @@ def jit_init(
         `eval_shape`) it calls `fun` inline.
 
     Raises:
-        TypeError: `fun` is not callable.
+        TypeError: `fun` is no function (give `model.init`, not the model), or rules are none.
         ValueError: rules or out_shardings do not fit what `fun` returns (raised when called).
 
     >>> import flax_inits, flax.linen as nn, jax, jax.numpy as jnp
@@ -74,11 +73,15 @@ def jit_init(
     >>> init(jax.random.key(0), x)["params"]["bias"]
     Array([1., 1., 1., 1.], dtype=float32)
     """
-    if not callable(fun):
-        raise TypeError(f"jit_init needs a function that makes parameters, got {fun!r}.")
+    if not callable(fun) or callable(getattr(fun, "init", None)):
+        hint = ": give its method init." if hasattr(fun, "init") else "."
+        raise TypeError(
+            f"jit_init needs a function that makes parameters, got {brief(fun)}{hint}"
+        )
     jitted = jax.jit(fun, static_argnums=static_argnums, static_argnames=static_argnames)
     statics = Statics(fun, static_argnums, static_argnames)
-    return JitInit(fun, rules, out_shardings, statics, progress, jitted)
+    reached = None if rules is None else with_rules(fun, rules)
+    return JitInit(fun, reached, out_shardings, statics, progress, jitted)
 
 
 class _Planned(NamedTuple):
@@ -103,18 +106,23 @@ class JitInit:
     def __init__(
         self,
         fun: Callable[..., PyTree],
-        rules: Rules | None,
+        reached: Reached | None,
         out_shardings: Any,
         statics: Statics,
         progress: bool | None,
         jitted: Any,
     ):
         functools.update_wrapper(self, fun)
-        self._fun, self._rules, self._out_shardings = fun, rules, out_shardings
+        self._fun, self._reached, self._out_shardings = fun, reached, out_shardings
         self._statics, self._progress, self._jitted = statics, progress, jitted
-        self._known: collections.OrderedDict[Any, _Planned] = collections.OrderedDict()
-        self._inlined: dict[tuple, Callable[[Any], PyTree]] = {}
-        self._lock = threading.Lock()
+        self._known: Cache[_Planned] = Cache(32)  # by the shapes of arguments
+        self._inlined: Cache[Callable[[Any], PyTree]] = Cache(32)
+
+    def __repr__(self) -> str:
+        owner, name = getattr(self._fun, "__self__", None), getattr(self._fun, "__name__", None)
+        if owner is not None:
+            name = f"{type(owner).__name__}.{name}"
+        return f"jit_init({name or brief(self._fun)})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """As `jax.jit(fun)(*args, **kwargs)`."""
@@ -168,64 +176,75 @@ class JitInit:
             found.append((tuple(planned.paths[i] for i in positions), program.lower()))
         return Lowered(tuple(found))
 
-    def _applied(self) -> Callable[..., PyTree]:
-        return self._fun if self._rules is None else with_rules(self._fun, self._rules)
-
     def _inline(self, args: tuple, kwargs: dict[str, Any]) -> PyTree:
-        if self._rules is None:
+        if self._reached is None:
             return self._fun(*args, **kwargs)
         # Rules are applied in a context of their own, in which nothing that was compiled before
         # is known; as one jitted function it is compiled once all the same.
         arrays, static = self._statics.split(args, kwargs)
-        if static not in self._inlined:
-            run = functools.partial(self._apply, self._applied(), static)
-            self._inlined[static] = jax.jit(run)
-        return self._inlined[static](arrays)
+        inlined = self._inlined.find(static)
+        if inlined is None:
+            run = jax.jit(lambda arrays: self._made(arrays, static)[0])
+            inlined = self._inlined.keep(static, run)
+        return inlined(arrays)
 
     def _planned(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, _Planned]:
         """The arrays among the arguments, and what is known of a call with their like."""
+        with self._explained(args, kwargs):
+            try:
+                arrays, static = self._statics.split(args, kwargs)
+                return arrays, self._cached(arrays, static)
+            except TypeError as error:
+                failure = error
+            # In its own words, with the user's names of functions and arguments.
+            self._jitted.trace(*args, **kwargs)
+            raise failure
+
+    @contextlib.contextmanager
+    def _explained(self, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
+        """Adds to an error what the function was called with, and what could be static."""
         try:
-            arrays, static = self._statics.split(args, kwargs)
-            return arrays, self._cached(arrays, static)
-        except TypeError as error:
-            failure = error
-        # In its own words, with the user's names of functions and arguments.
-        self._jitted.trace(*args, **kwargs)
-        raise failure
+            yield
+        except Inline:
+            raise
+        except Exception as error:
+            error.add_note(f"while {self!r} traced the call ({called_with(args, kwargs)})")
+            if isinstance(error, jax.errors.ConcretizationTypeError):
+                error.add_note(self._statics.advice(args, kwargs))
+            raise
 
     def _cached(self, arrays: Any, static: tuple) -> _Planned:
         leaves, treedef = jax.tree.flatten(arrays)
         places = tuple(
             leaf.sharding if getattr(leaf, "committed", False) else None for leaf in leaves
         )
-        mesh = concrete_mesh(), jax.sharding.get_abstract_mesh()
-        signature = tuple(map(_abstract, leaves)), places, mesh, configuration()
+        signature = tuple(map(_abstract, leaves)), places, configuration()
         cache_key = (treedef, static, signature)
-        known = self._known.get(cache_key)
-        if known is None:
-            known = self._plan(arrays, static)
-            with self._lock:
-                self._known[cache_key] = known
-                if len(self._known) > _KEPT:
-                    self._known.popitem(last=False)
-        return known
+        known = self._known.find(cache_key)
+        return self._known.keep(cache_key, self._plan(arrays, static)) if known is None else known
 
     def _plan(self, arrays: Any, static: tuple) -> _Planned:
-        applied = self._applied()
-        run = functools.partial(self._apply, applied, static)
+        reached: dict[Path, str] = {}
+
+        def run(arrays: Any) -> PyTree:
+            tree, how = self._made(arrays, static)
+            reached.update(how)
+            return tree
+
         traced = trace(run, arrays)
-        if any(isinstance(constant, Tracer) for constant in traced._constants):
+        if traced.closes_over_tracers:
             raise Inline
         paths, _, treedef = flatten(traced.shape)
         asked = asked_for(self._out_shardings, traced.shape, paths)
         shardings, jobs = _jobs(traced, jax.tree.leaves(arrays), asked)
         whole = jax.jit(run, out_shardings=treedef.unflatten(asked) if any(asked) else None)
-        reached = getattr(applied, "reached", {})
         return _Planned(traced, paths, treedef, shardings, jobs, whole, reached)
 
-    def _apply(self, applied: Callable[..., PyTree], static: tuple, arrays: Any) -> PyTree:
+    def _made(self, arrays: Any, static: tuple) -> tuple[PyTree, dict[Path, str]]:
         args, kwargs = self._statics.join(arrays, static)
-        return applied(*args, **kwargs)
+        if self._reached is None:
+            return self._fun(*args, **kwargs), {}
+        return self._reached.made(tuple(args), kwargs)
 
 
 def _jobs(

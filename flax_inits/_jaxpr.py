@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.extend.core
 import jax.interpreters.partial_eval as partial_eval
+from jax.core import Tracer
 
 from . import _bits
 from ._graph import Constant, Input, Node, Output, Value, order
@@ -52,6 +53,11 @@ class Traced:
     def pure(self) -> bool:
         """False if the function has effects (prints, callbacks): it must run as it stands."""
         return not self._jaxpr.effects
+
+    @property
+    def closes_over_tracers(self) -> bool:
+        """Whether the function can only be called where it stands."""
+        return any(isinstance(constant, Tracer) for constant in self._constants)
 
     @functools.cached_property
     def outputs(self) -> list[Value]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from ._context import concrete_mesh
 from ._paths import show
 from ._types import Array, Path
 
@@ -29,6 +30,13 @@ class Place(NamedTuple):
 def dtype_of(leaf: Any) -> Any:
     """The dtype of a leaf; a Python number has JAX's default."""
     return leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(type(leaf))
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype in which to compute what is cast to `dtype` last."""
+    # Not by jnp.promote_types, which strict promotion forbids.
+    wide = jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4
+    return dtype if wide else np.dtype(np.float32)
 
 
 def is_weak(leaf: Any) -> bool:
@@ -74,11 +82,8 @@ def at(place: Place) -> Iterator[None]:
 
 
 def _mesh() -> Mesh:
-    """The mesh of `jax.set_mesh`; empty if there is none, or under a trace, which has only axes."""
-    if not jax.sharding.get_abstract_mesh().empty:
-        with contextlib.suppress(ValueError):
-            return jax.sharding.get_mesh()
-    return _NO_MESH
+    mesh = concrete_mesh()
+    return _NO_MESH if mesh is None else mesh
 
 
 _NO_MESH = Mesh(np.empty((), object), ())

@@ -1,15 +1,15 @@
 """How each leaf of a model grows with its width, and what that asks for."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ._derived import among
 from ._errors import noted
 from ._paths import flatten, show
-from ._reach import with_rules
+from ._reach import Reached
+from ._rules import Rule
 from ._types import Array, DType, Key, Path, PyTree, Shape
 
 
@@ -67,11 +67,7 @@ def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int,
     key = jax.random.key(0)
     with noted(f"while mup traced the {name} model"):
         paths, leaves, _ = flatten(jax.eval_shape(init_fn, key))
-    floats = [
-        path
-        for path, leaf in zip(paths, leaves, strict=True)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
+    floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     found: dict[Path, tuple[int, ...]] = {}
 
     def recorder(path: Path) -> Callable[..., Array]:
@@ -81,10 +77,11 @@ def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int,
 
         return record
 
-    if floats:
-        rules = [(among([path], show(path)), recorder(path)) for path in floats]
-        with_rules(init_fn, rules).explain(key)
-    return {path: found[path] for path in floats}
+    def choose(paths: Sequence[Path], leaves: Sequence[Any], tree: PyTree) -> dict[int, Rule]:
+        return {i: Rule(show(paths[i]), recorder(paths[i])) for i in floats}
+
+    jax.eval_shape(Reached(init_fn, choose), key)
+    return {paths[i]: found[paths[i]] for i in floats}
 
 
 def check_axes(row: Row) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from ._context import concrete_mesh
 from ._errors import listed
 from ._graph import Input, Value, order
 from ._jaxpr import Traced, inner_jaxprs
@@ -28,15 +29,6 @@ class Places:
         self.shardings = [a or d for a, d in zip(asked, default, strict=True)]
         self.decided_by_jit = (spread and None in asked) or _mixed(arrays, self.shardings)
         """Whether only compiling the whole function tells where its leaves are."""
-
-
-def concrete_mesh() -> Mesh | None:
-    """The mesh of `jax.set_mesh`; None if there is none, or if it cannot be told here."""
-    try:
-        mesh = jax.sharding.get_mesh()
-    except ValueError:  # Some transformation is under way, though nothing is staged.
-        return None
-    return None if mesh.empty else mesh
 
 
 def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list[Sharding | None]:
@@ -119,6 +111,8 @@ def _live(values: Sequence[Value]) -> tuple[list[int], bool]:
 
 
 def _spreads(primitive: Any, params: dict) -> bool:
+    if primitive.name == "device_put":
+        return any(device is not None for device in params["devices"])
     return primitive.name in _SPREADING or any(
         _spreads(equation.primitive, equation.params)
         for inner in inner_jaxprs(params)

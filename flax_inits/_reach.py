@@ -1,8 +1,9 @@
 """Rules that reach into the model: a Linen module itself calls the rule's initializer."""
 
 import collections
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
@@ -11,7 +12,7 @@ from ._errors import noted
 from ._keys import is_key_dtype
 from ._leaves import check_leaf
 from ._paths import describe, flatten, show
-from ._rules import Rule, assign, by_path, is_where, note, parsed
+from ._rules import Rule, assign, by_path, is_where, no_initializers, note, parsed
 from ._types import Key, Path, PyTree, Rules
 from ._watch import Source, Target, Watch
 
@@ -21,10 +22,11 @@ THROUGH = "rule, through the module"
 STORED = "rule, stored shape"
 """How any other leaf that a rule has won is made."""
 
+Choose: TypeAlias = Callable[[Sequence[Path], Sequence[Any], PyTree], dict[int, Rule]]
+"""From the paths and leaves of a tree, and the tree: the rule of each chosen leaf, by position."""
 
-def with_rules(
-    fun: Callable[..., PyTree], rules: Rules, *, allow_unmatched: bool = False
-) -> "Reached":
+
+def with_rules(fun: Callable[..., PyTree], rules: Rules) -> "Reached":
     """`fun` with the leaves that `rules` choose made by the rules' initializers.
 
     A leaf that a Linen module makes with an attribute `<name>_init` is what `fun` makes with a
@@ -36,7 +38,6 @@ def with_rules(
     Args:
         fun: makes a tree; traceable.
         rules: where -> initializer; paths start at the root of the tree.
-        allow_unmatched: skip rules that win no leaf, as long as some leaf is won.
 
     Returns:
         A function like `fun`, for use under a trace.
@@ -46,11 +47,8 @@ def with_rules(
         ValueError: there are no rules.
     """
     if is_where(rules):
-        raise TypeError(
-            f"{describe(rules)} says which leaves, but not what they get: give rules such as "
-            "{where: flax_inits.normal(0.02)}."
-        )
-    return Reached(fun, parsed(rules), allow_unmatched)
+        raise TypeError(no_initializers(rules))
+    return Reached(fun, functools.partial(assign, parsed(rules)))
 
 
 class _Survey(NamedTuple):
@@ -73,29 +71,15 @@ class _Survey(NamedTuple):
 class Reached:
     """A function whose chosen leaves are made by rules; see `with_rules`."""
 
-    def __init__(self, fun: Callable[..., PyTree], rules: Sequence[Rule], allow_unmatched: bool):
-        self._fun, self._rules, self._allow_unmatched = fun, rules, allow_unmatched
-        self.reached: dict[Path, str] = {}
-        """How each chosen leaf was made in the latest call: `THROUGH` or `STORED`."""
+    def __init__(self, fun: Callable[..., PyTree], choose: Choose):
+        self._fun, self._choose = fun, choose
 
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """The tree of `fun(*args, **kwargs)`, by the rules."""
-        tree, self.reached = self._made(args, kwargs)
-        return tree
+        return self.made(args, kwargs)[0]
 
-    def explain(self, *args: Any, **kwargs: Any) -> dict[Path, str]:
-        """How a call would make each chosen leaf; arguments may be abstract."""
-        found: dict[Path, str] = {}
-
-        def run(*args: Any, **kwargs: Any) -> PyTree:
-            tree, how = self._made(args, kwargs)
-            found.update(how)
-            return tree
-
-        _abstractly(run, args, kwargs)
-        return found
-
-    def _made(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, dict[Path, str]]:
+    def made(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, dict[Path, str]]:
+        """The same, and how each chosen leaf was made: `THROUGH` or `STORED`."""
         survey = self._survey(args, kwargs)
         targets = survey.targets
         watch = Watch(targets)
@@ -125,7 +109,7 @@ class Reached:
 
         shape = _abstractly(run, args, kwargs)
         paths, leaves, _ = flatten(shape)
-        chosen = assign(self._rules, paths, leaves, shape, self._allow_unmatched)
+        chosen = self._choose(paths, leaves, shape)
         for i, rule in chosen.items():
             check_leaf(paths[i], leaves[i], f"The rule for {describe(rule.where)}")
         return _Survey(paths, chosen, sources)

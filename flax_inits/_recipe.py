@@ -62,6 +62,13 @@ class Recipe:
         return safe and self.fused and all(map(_on_cpu, self.shardings))
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that the program closes over."""
+        nodes = order(self.outputs, set(self.given).__contains__)
+        values = {*self.outputs, *(value for node in nodes for value in node.inputs)}
+        return sum(getattr(v.value, "nbytes", 0) for v in values if isinstance(v, Constant))
+
+    @property
     def _passes_through(self) -> bool:
         (value, *others), (sharding, *_) = self.outputs, self.shardings
         passed = isinstance(value, Input | Constant) and not getattr(value.aval, "weak_type", False)

@@ -1,7 +1,7 @@
 """Surgery: new values for chosen leaves of a tree, everything else as it was."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +9,23 @@ import numpy as np
 from jax.core import Tracer
 
 from . import _bits
-from ._call import tracing
+from ._context import tracing
 from ._leaves import check_leaf, check_usable, dtype_of, free, laid_out, place_of
 from ._paths import describe, flatten, resolve, show
-from ._reach import with_rules
+from ._reach import Reached
 from ._replicas import check_replicas
-from ._rules import assign, by_path, can_cast, cast, is_where, missing, no_leaf, parsed
+from ._rules import (
+    Rule,
+    assign,
+    by_path,
+    can_cast,
+    cast,
+    is_where,
+    missing,
+    no_initializers,
+    no_leaf,
+    parsed,
+)
 from ._trace import Inline, Wish, compute, draw
 from ._types import Array, Key, Path, PyTree, Rules, Where
 
@@ -33,14 +44,17 @@ def reinit(
     With rules, a leaf is `init(fold_in(key, h), leaf.shape, leaf.dtype)`, where h depends on the
     leaf's path alone: no value depends on another leaf, on the container or on the process. With
     `init_fn`, a leaf is the one at its path in `jax.jit(init_fn)(key)`, bit for bit, and only the
-    chosen leaves are computed.
+    chosen leaves are computed. With both, `init_fn` is run with the rules' initializers in place
+    of those of its Linen modules, which call them with the shapes and keys that they initialize
+    (unstacked in a scan, flattened in attention), as `jit_init` does.
 
     Args:
         key: one PRNG key, typed or legacy.
         params: any pytree: dict, FrozenDict, `nnx.State`, lists, dataclasses, with or without
             boxes. Leaves may be abstract (`jax.ShapeDtypeStruct`, with or without a sharding).
         rules: a mapping from `where` to initializer, or a list of such pairs; the first match
-            wins. Or a single `where` (see `select`), and then `init_fn` makes the values.
+            wins. Or a single `where` (see `select`; `"**"` is everything), and then `init_fn`
+            makes the values.
         init_fn: `key -> tree` with the selected paths in it, such as
             `lambda key: model.init(key, x)["params"]`.
         donate: free the buffers of the replaced leaves, except those that a kept leaf shares.
@@ -90,7 +104,7 @@ def _by_rules(
     key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
 ) -> dict[int, Array]:
     if is_where(rules):
-        raise TypeError(_no_initializers(rules))
+        raise TypeError(no_initializers(rules))
     chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
     for i, rule in chosen.items():
         check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
@@ -107,19 +121,6 @@ def _by_rules(
         i: laid_out(by_path(key, tree.paths[i], tree.leaves[i], rule), tree.leaves[i])
         for i, rule in chosen.items()
     }
-
-
-def _no_initializers(rules: Any) -> str:
-    if rules is None:
-        return "reinit needs rules, {where: initializer}, or a single where with init_fn; got None."
-    if isinstance(rules, tuple) and len(rules) == 2 and callable(rules[1]):
-        return (
-            f"One rule is written {{where: initializer}} or [(where, initializer)]; got {rules!r}."
-        )
-    return (
-        f"{describe(rules)} says which leaves, but not what they get: give rules such as "
-        "{where: flax_inits.normal(0.02)}, or init_fn=lambda key: model.init(key, x)."
-    )
 
 
 def _by_init_fn(
@@ -164,22 +165,14 @@ def _through_model(
 ) -> tuple[list[int], Callable[[Key], PyTree]]:
     """Rules that the model itself applies, with the shapes and keys that it initializes."""
     chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
-    won: dict[int, tuple[Any, set[Path]]] = {}
     for i, rule in chosen.items():
         check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
-        won.setdefault(id(rule), (rule, set()))[1].add(tree.paths[i])
-    exact = [(_exactly(paths, rule.where), rule.init) for rule, paths in won.values()]
-    return list(chosen), with_rules(init_fn, exact, allow_unmatched=True)
+    by_path = {tree.paths[i]: rule for i, rule in chosen.items()}
 
+    def choose(paths: Sequence[Path], leaves: Any, whole: PyTree) -> dict[int, Rule]:
+        return {i: by_path[path] for i, path in enumerate(paths) if path in by_path}
 
-def _exactly(chosen: set[Path], where: Where) -> Where:
-    """A `where` for these paths, which messages show as the one that the user gave."""
-
-    def chooses(path: Path, leaf: Any) -> bool:
-        return path in chosen
-
-    chooses.__qualname__ = describe(where)
-    return chooses
+    return list(chosen), Reached(init_fn, choose)
 
 
 def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:

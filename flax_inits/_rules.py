@@ -57,6 +57,20 @@ def parsed(rules: Rules) -> list[Rule]:
     return [Rule(*pair) for pair in pairs]
 
 
+def no_initializers(rules: Any) -> str:
+    """What to say of `rules` that name leaves and nothing that makes them."""
+    if rules is None:
+        return "reinit needs rules, {where: initializer}, or a single where with init_fn; got None."
+    if isinstance(rules, tuple) and len(rules) == 2 and callable(rules[1]):
+        return (
+            f"One rule is written {{where: initializer}} or [(where, initializer)]; got {rules!r}."
+        )
+    return (
+        f"{describe(rules)} says which leaves, but not what they get: give rules such as "
+        "{where: flax_inits.normal(0.02)}, or init_fn=lambda key: model.init(key, x)."
+    )
+
+
 def _check_initializer(where: Where, init: Any) -> None:
     has = f"The rule for {describe(where)} has"
     if getattr(init, "is_factory", False):
@@ -85,7 +99,7 @@ def assign(
     paths: Sequence[Path],
     leaves: Sequence[Any],
     tree: PyTree,
-    allow_unmatched: bool,
+    allow_unmatched: bool = False,
 ) -> dict[int, Rule]:
     """The rule that each leaf gets, by the leaf's position."""
     winners: dict[int, int] = {}

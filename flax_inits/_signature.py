@@ -4,6 +4,7 @@ A mistake here must cost a compilation, never a wrong value: numbers are told ap
 bits, arrays by dtype, shape and bytes, and what is unknown by identity (and kept alive).
 """
 
+import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,9 @@ from ._types import Token
 
 _IGNORED = frozenset({"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd"})
 """Parameters that only differentiation uses; they are new closures at every trace."""
+
+_LONGEST = 64
+"""Bytes of an array that are kept as they are; of longer ones, a digest."""
 
 _JAXPRS = (CLOSED_JAXPR, jax.extend.core.Jaxpr)
 
@@ -101,7 +105,10 @@ class Signer:
             return _Identity(value)
         host = np.asarray(value)
         weak = bool(getattr(value, "weak_type", False))
-        return ("array", host.dtype.name, host.shape, weak, host.tobytes())
+        content = host.tobytes()
+        if len(content) > _LONGEST:
+            content = hashlib.sha256(content).digest()
+        return ("array", host.dtype.name, host.shape, weak, content)
 
     def _jaxpr(self, closed: Any) -> Token:
         jaxpr = getattr(closed, "jaxpr", closed)

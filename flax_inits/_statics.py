@@ -1,8 +1,10 @@
 """Which arguments of a function are static, as `jax.jit` understands it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from ._errors import listed
 
 
 class Statics:
@@ -16,6 +18,7 @@ class Statics:
         self._count = len(positional)
         known = {n for n in map(self._counted, self._numbers) if 0 <= n < self._count}
         self._names = names | {positional[n] for n in known}
+        self._known = set(positional)
 
     def _counted(self, number: int, given: int = 0) -> int:
         """A position counted from the front; negative ones count from the end."""
@@ -44,6 +47,31 @@ class Statics:
             args[i] = arg
         kwargs.update((name, arg) for name, _, arg in static[1])
         return args, kwargs
+
+
+    def advice(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """What to say where a function needs the value of an argument that is traced."""
+        numbers = {self._counted(n, len(args)) for n in self._numbers}
+        plain = [
+            f"static_argnums={i}"
+            for i, arg in enumerate(args)
+            if i not in numbers and isinstance(arg, _PLAIN)
+        ]
+        plain += [
+            f"static_argnames={name!r}"
+            for name, arg in kwargs.items()
+            if name not in self._names and isinstance(arg, _PLAIN)
+        ]
+        idle = [name for name in self._names if name not in kwargs and name not in self._known]
+        said = f" (static_argnames {listed(idle)} named no argument)" if idle else ""
+        return (
+            "Arguments that are not static are traced. If the function branches on one, write "
+            f"jit_init(..., {' or '.join(plain) or 'static_argnames=...'}){said}."
+        )
+
+
+_PLAIN = (bool, int, float)
+"""Arguments of these types may be meant as choices, not as arrays."""
 
 
 def _positional(fun: Callable[..., Any]) -> tuple[list[str], bool]:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
 from jax.sharding import Sharding
 
 from . import _bits
@@ -78,7 +77,7 @@ def _traced(fun: Callable[[Key], Any], key: Key) -> Traced | None:
         traced = trace(fun, jax.ShapeDtypeStruct(key.shape, key.dtype))
     except _NEEDS_VALUES:
         return None
-    if any(isinstance(constant, Tracer) for constant in traced._constants):
+    if traced.closes_over_tracers:
         raise Inline
     return traced
 

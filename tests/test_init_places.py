@@ -68,14 +68,15 @@ def test_arguments_sharded_over_a_mesh():
     assert_as_jit(lambda key, x: make(key), KEY, x)  # unused, so of no effect
 
 
-def test_constraints_inside_of_the_function():
+@pytest.mark.parametrize("put", [lax.with_sharding_constraint, jax.device_put])
+def test_constraints_inside_of_the_function(put):
     sharding = NamedSharding(mesh_of(), P("a"))
 
     def constrained(key):
-        return {**make(key), "sharded": lax.with_sharding_constraint(normal(key), sharding)}
+        return {**make(key), "sharded": put(normal(key), sharding)}
 
     def unused(key):
-        lax.with_sharding_constraint(normal(key), sharding).sum()
+        put(normal(key), sharding).sum()
         return make(key)
 
     assert_as_jit(constrained, KEY, whole=True)

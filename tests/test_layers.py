@@ -16,7 +16,7 @@ PACKAGE = Path(flax_inits.__file__).parent
 # Lowest first; a module may import from its own layer and those before it. "initializers" stands
 # for all of its modules, "" for the package itself.
 LAYERS = (
-    ("_types", "_errors", "_table"),
+    ("_types", "_errors", "_table", "_cache", "_context"),
     ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves"),
     (
         "_graph",

@@ -1,0 +1,48 @@
+"""What was made for equal requests, as long as it is not too much."""
+
+import collections
+import threading
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_MOST_BYTES = 1 << 26
+"""Arrays that what is kept may hold on to, in bytes; the latest entry is kept whatever it holds."""
+
+
+class Cache(Generic[T]):
+    """Values by key, shared by all threads; the least recently used go first."""
+
+    def __init__(self, most: int):
+        self._most, self._bytes = most, 0
+        self._entries: collections.OrderedDict[Hashable, tuple[T, int]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, key: Hashable) -> T | None:
+        """The value for `key`, if one is kept."""
+        with self._lock:
+            if key not in self._entries:
+                return None
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def keep(self, key: Hashable, value: T, nbytes: int = 0) -> T:
+        """The value for `key`: `value`, or what another call has kept meanwhile."""
+        with self._lock:
+            if key not in self._entries:
+                self._entries[key] = value, nbytes
+                self._bytes += nbytes
+            self._entries.move_to_end(key)
+            kept = self._entries[key][0]
+            while len(self._entries) > 1 and self._is_full():
+                self._bytes -= self._entries.popitem(last=False)[1][1]
+        return kept
+
+    def _is_full(self) -> bool:
+        return len(self._entries) > self._most or self._bytes > _MOST_BYTES
+
+    def drop(self, key: Hashable) -> None:
+        """Forgets the value for `key`."""
+        with self._lock:
+            self._bytes -= self._entries.pop(key, (None, 0))[1]
