@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._leaves import at_least_float32
 from ._statistics import moments
 from ._taps import Tapped
 from ._types import Array
@@ -93,7 +94,7 @@ def _measured(pair: Sequence[Array]) -> dict[str, Array]:
     largest = jnp.max(sizes)
     samples = tuple(range(values.ndim - 1))
     units = values.shape[-1] if values.ndim else 1
-    same = jnp.abs(values - values[..., :1]) if values.ndim else sizes
+    apart = jnp.abs(values - values[..., :1]).astype(sizes.dtype) if values.ndim else sizes
     bounded = largest <= 1
     return {
         "numbers": numbers,
@@ -102,7 +103,7 @@ def _measured(pair: Sequence[Array]) -> dict[str, Array]:
         "saturated": jnp.where(bounded, jnp.mean(sizes > SATURATED, dtype=numbers.dtype), 0),
         "symmetric": (units > 1)
         & (largest > 0)
-        & (jnp.max(same) <= _EQUAL * largest)
+        & (jnp.max(apart) <= _EQUAL * largest)
         & jnp.isfinite(largest),
         "gradient": _norm(gradient),
         "histogram": _histogram(values),
@@ -112,7 +113,7 @@ def _measured(pair: Sequence[Array]) -> dict[str, Array]:
 def _norm(values: Array) -> Array:
     """The Euclidean norm, whatever the range of the dtype."""
     sizes = jnp.abs(values)
-    sizes = sizes.astype(jnp.promote_types(sizes.dtype, jnp.float32))
+    sizes = sizes.astype(at_least_float32(sizes.dtype))
     largest = jnp.max(sizes)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.sqrt(jnp.sum(jnp.square(sizes / scale)))
@@ -125,4 +126,4 @@ def _histogram(values: Array) -> Array:
     bins = jnp.clip(jnp.floor((values - EDGES[0]) / width), 0, last)
     known = ~jnp.isnan(bins)
     bins = jnp.where(known, bins, 0).astype(jnp.int32)
-    return jnp.zeros(last + 1, jnp.int32).at[bins].add(known)
+    return jnp.zeros(last + 1, jnp.int32).at[bins].add(known.astype(jnp.int32))

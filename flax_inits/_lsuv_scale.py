@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from ._leaves import at_least_float32
 from ._paths import flatten, show
 from ._types import Array, Path, PyTree
 
@@ -117,8 +118,8 @@ def _times(weights: PyTree, scale: Array) -> PyTree:
     """Each array, in its box if it has one, times `scale`."""
 
     def times(leaf: Array) -> Array:
-        wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        return (leaf.astype(wide) * scale).astype(leaf.dtype)
+        wide = at_least_float32(leaf.dtype)
+        return (leaf.astype(wide) * scale.astype(wide)).astype(leaf.dtype)
 
     return jax.tree.map(times, weights)
 
@@ -128,8 +129,8 @@ def _fit(output: Callable[[Array], Array], goal: Goal) -> tuple[Array, Array, Ar
 
     def measured(scale: Array) -> tuple[Array, Array, Array]:
         values = output(scale)
-        wide = jnp.promote_types(values.dtype, jnp.float32)
-        return values, scale, values.astype(wide).std().astype(jnp.float32)
+        wide = values.astype(at_least_float32(values.dtype))
+        return values, scale, wide.std().astype(jnp.float32)
 
     def goes_on(state: tuple) -> Array:
         step, (_, _, std) = state

@@ -88,7 +88,8 @@ def _without_constants(
     if not any(entry.kind == "mixed" for entry in found):
         return tuple(found)
     try:
-        traced = jax.make_jaxpr(lambda g, s, p: tx.update(g, s, p)[1])(params, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # Adam's update needs it.
+            traced = jax.make_jaxpr(lambda g, s, p: tx.update(g, s, p)[1])(params, state, params)
     except Exception:  # Some updates want more arguments; then nothing is known to be constant.
         return tuple(found)
     first = len(jax.tree.leaves(params))

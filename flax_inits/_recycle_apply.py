@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._context import tracing
-from ._leaves import Place, at, laid_out, place_of
+from ._leaves import Place, at, at_least_float32, laid_out, place_of
 from ._recycle_graph import Edit
 from ._rules import like
 from ._types import Array, Path
@@ -50,17 +50,18 @@ def edited(
 
 def _rescaled(fresh: Array, old: Array, mask: Array, factor: Any) -> Array:
     """Fresh columns with `factor` times the mean norm of the columns that stay."""
-    wide = jnp.promote_types(fresh.dtype, jnp.float32)
+    wide = at_least_float32(fresh.dtype)
 
     def norms(kernel: Array) -> Array:
         squares = jnp.square(jnp.abs(kernel.astype(wide)))
         return jnp.sqrt(squares.sum(axis=tuple(range(kernel.ndim - 1)), keepdims=True))
 
     live = ~mask.reshape((1,) * (old.ndim - 1) + (-1,))
-    mean = jnp.where(live, norms(old), 0).sum() / jnp.maximum(live.sum(), 1)
-    drawn = norms(fresh)
+    drawn, present = norms(fresh), norms(old)
+    count = live.sum(dtype=present.dtype)
+    mean = jnp.where(live, present, 0).sum() / jnp.maximum(count, 1)
     scale = jnp.where((drawn > 0) & live.any(), mean * factor / jnp.where(drawn > 0, drawn, 1), 1)
-    return (fresh.astype(wide) * scale).astype(fresh.dtype)
+    return (fresh.astype(wide) * scale.astype(wide)).astype(fresh.dtype)
 
 
 def blended(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ._leaves import at_least_float32
 from ._paths import flatten, show
 from ._types import Array, PyTree
 
@@ -50,6 +51,6 @@ def dormant(activations: PyTree, threshold: float | Array) -> PyTree:
 
 @jax.jit
 def _dormant(values: Array, threshold: Any) -> Array:
-    size = jnp.abs(values.astype(jnp.promote_types(values.dtype, jnp.float32)))
+    size = jnp.abs(values.astype(at_least_float32(values.dtype)))
     mean = size.mean(axis=tuple(range(values.ndim - 1)))
     return mean / (mean.mean() + 1e-9) <= threshold

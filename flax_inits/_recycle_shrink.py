@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ._context import tracing
-from ._leaves import Place, at, dtype_of, place_of
+from ._leaves import Place, at, at_least_float32, dtype_of, place_of
 from ._paths import flatten
 from ._reinit import reinit
 from ._rules import like
@@ -80,7 +80,7 @@ def _check_factor(name: str, value: Any, most: float) -> None:
 
 
 def _mixed(shrink: Any, perturb: Any, old: Any, new: Array) -> Array:
-    wide = jnp.promote_types(dtype_of(old), jnp.float32)
+    wide = at_least_float32(dtype_of(old))
     kept, added = jnp.asarray(shrink, wide), jnp.asarray(perturb, wide)
     return like(kept * jnp.asarray(old, wide) + added * new.astype(wide), old, "shrink_perturb")
 

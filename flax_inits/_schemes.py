@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from . import _bits
 from ._derived import among, chosen_paths, with_leaves
 from ._errors import listed
-from ._leaves import dtype_of
+from ._leaves import at_least_float32, dtype_of
 from ._paths import describe, flatten, show
 from ._reinit import reinit
 from ._types import Array, DType, Key, Path, PyTree, Shape, Where
@@ -129,7 +129,7 @@ def lru_gamma(
 
 
 def _gamma_log(nu_log: Any) -> Array:
-    wide = jnp.promote_types(dtype_of(nu_log), jnp.float32)
+    wide = at_least_float32(dtype_of(nu_log))
     # 1 - exp(-2ν) by expm1: near the unit circle the exponential rounds to 1.
     return jnp.log(-jnp.expm1(-2 * jnp.exp(jnp.asarray(nu_log, wide)))) / 2
 
