@@ -1,5 +1,6 @@
 """Optimizer state: chosen params' entries as in a fresh state, everything else as it was."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -95,7 +96,7 @@ def check_optimizer(tx: Any) -> None:
         raise TypeError(f"tx must be an optax.GradientTransformation, got {tx!r}, without init.")
 
 
-def report(left: Sequence[Path], strict: bool, stacklevel: int = 3) -> None:
+def report(left: Sequence[Path], strict: bool) -> None:
     """Says which leaves of a state were left, though they hold statistics of chosen params."""
     if not left:
         return
@@ -109,7 +110,15 @@ def report(left: Sequence[Path], strict: bool, stacklevel: int = 3) -> None:
             f"{text} Choose all params, use an optimizer that keeps its state per param, or leave "
             "them as they are with strict=False."
         )
-    warnings.warn(f"{text} They were left as they are.", OptimizerStateWarning, stacklevel)
+    warnings.warn(f"{text} They were left as they are.", OptimizerStateWarning, _outside())
+
+
+def _outside() -> int:
+    """The stacklevel, for a warning of the caller, of the first frame outside of this package."""
+    frame, level = inspect.currentframe(), 0
+    while frame and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _counts(found: Sequence[Entry], chosen: frozenset[int], names: Sequence[Path]) -> list[int]:

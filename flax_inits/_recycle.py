@@ -167,7 +167,7 @@ def _recycled_state(
             wanted[place] = param
         elif math.prod(entry.shape) > 1:
             left.append(entry.path)
-    report(left, strict=False, stacklevel=4)
+    report(left, strict=False)
     for place, value in fresh(tx, params, found, state, list(wanted)).items():
         param, old = wanted[place], state[place]
         edits = tuple(graph.edits[param])

@@ -23,6 +23,7 @@ from cases_optimizer import (
 )
 from compiles import count_compiles
 from flax.core import FrozenDict, freeze
+from flax.training.train_state import TrainState
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -418,6 +419,10 @@ def test_mixed_statistics_are_reported():
         new = reset_optimizer(tx, state, SMALL, "Dense_1")
     assert w[0].filename == __file__
     assert not changed(state, new)
+    given = TrainState.create(apply_fn=None, params=SMALL, tx=tx).replace(opt_state=state)
+    with pytest.warns(OptimizerStateWarning, match=r"^'0/mu' and '0/nu' of the optim") as w:
+        flax_inits.reinit_state(jax.random.key(0), given, {"Dense_1": flax_inits.zeros()})
+    assert w[0].filename == __file__
     with pytest.raises(ValueError, match=r"cannot be split by param.*strict=False"):
         reset_optimizer(tx, state, SMALL, "Dense_1", strict=True)
     assert changed(state, reset_optimizer(tx, state, SMALL, "**", strict=True)) == {"0/mu", "0/nu"}
