@@ -53,7 +53,8 @@ def reinit_state(
 
     Raises:
         ValueError: as `reinit` and `reset_optimizer` do; a field in `extra` does not exist.
-        TypeError: `state` lacks one of the attributes; an `nnx.Optimizer` came without its model.
+        TypeError: `state` lacks one of the attributes; `extra` is no mapping; an
+            `nnx.Optimizer` came without its model.
 
     >>> import flax_inits, jax, jax.numpy as jnp, optax
     >>> from flax.training.train_state import TrainState
@@ -105,6 +106,12 @@ def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> Non
         )
     if model is not None:
         raise TypeError(f"model is for an nnx.Optimizer; {type(state).__name__} has its params.")
+    if extra is not None and not isinstance(extra, Mapping):
+        raise TypeError(
+            "extra must be a mapping from fields of the state to what they get, such as "
+            "{'batch_stats': {'**/mean': flax_inits.zeros()}} or {'ema_params': None}; "
+            f"got {extra!r}."
+        )
     for name in extra or {}:
         if name in ("step", *_NEEDED) or not hasattr(state, name):
             raise ValueError(

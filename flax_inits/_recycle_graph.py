@@ -143,6 +143,11 @@ def _check_names(masks: Mapping[str, Any], layers: Mapping[str, Any]) -> None:
     if not masks:
         raise ValueError("masks is empty: give a mask for at least one layer.")
     for name, layer in layers.items():
+        if not isinstance(layer, Mapping):
+            raise TypeError(
+                f"Layer {name!r} must be a mapping of its parts, {{'kernel': path, 'feeds': "
+                f"path}}; got {layer!r}."
+            )
         unknown = [part for part in layer if part not in _PARTS]
         if unknown:
             raise ValueError(

@@ -534,6 +534,14 @@ def test_errors():
         reset_optimizer(tx, state, other, "Dense_1")
 
 
+def test_further_trees_that_are_no_mapping():
+    state = TrainState.create(apply_fn=None, params=SMALL, tx=optax.sgd(0.1))
+    with pytest.raises(TypeError, match="extra must be a mapping from fields.*got 'batch_stats'"):
+        flax_inits.reinit_state(
+            jax.random.key(0), state, {"**": flax_inits.zeros()}, extra="batch_stats"
+        )
+
+
 def test_deleted_arrays():
     tx = optax.adam(0.1)
     state = state_after(tx, SMALL)

@@ -445,6 +445,8 @@ def test_other_errors():
         recycle(KEY, params, {"first": jnp.ones(3)}, LAYERS)
     with pytest.raises(ValueError, match="outgoing must be 'zero', 'keep' or an init.*got 'zeros'"):
         recycle(KEY, params, MASKS, LAYERS, outgoing="zeros")
+    with pytest.raises(TypeError, match="Layer 'first' must be a mapping.*'feeds': path}; got 'k'"):
+        recycle(KEY, params, MASKS, {"first": "k", "second": "k"})
     with pytest.raises(TypeError, match="recycle needs opt_state and tx together"):
         recycle(KEY, params, MASKS, LAYERS, tx=optax.sgd(0.1))
     with pytest.raises(ValueError, match="incoming has no initializer for layer 'second'"):
