@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._call import tracing
+from ._context import tracing
 from ._leaves import at, check_usable, copied, dtype_of, laid_out, place_of
 from ._paths import describe, flatten, nothing_selected, resolve, show
 from ._rules import cast, missing

@@ -74,7 +74,8 @@ def recycle(
 
     Raises:
         ValueError: a layer, path or mask does not fit; `opt_state` is not a state of `tx`.
-        TypeError: `masks`, `layers` or a layer is no mapping; only one of `opt_state` and `tx` is given.
+        TypeError: `masks`, `layers` or a layer is no mapping; only one of `opt_state`
+            and `tx` is given.
 
     Reference: Sokar et al., "The dormant neuron phenomenon in deep reinforcement learning", 2023.
 
