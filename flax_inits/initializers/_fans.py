@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,9 @@ from . import _checks
 from ._base import Draw
 from ._complex import real_part
 from ._rounding import clip, is_narrow, round_inwards
+
+Axes: TypeAlias = int | tuple[int, ...]
+"""One axis or several, negative ones from the end."""
 
 
 def _square_root(value: Any) -> Any:

@@ -2,15 +2,15 @@
 
 from .._types import DType
 from ._base import Draw, initializer
-from ._fans import Fans
+from ._fans import Axes, Fans
 from .scaling import scaled_variance
 
 
 @initializer
 def lecun_normal(
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
     *,
     groups: int = 1,
@@ -46,9 +46,9 @@ def lecun_normal(
 
 @initializer
 def lecun_uniform(
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
     *,
     groups: int = 1,
@@ -84,9 +84,9 @@ def lecun_uniform(
 
 @initializer
 def he_normal(
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
     *,
     groups: int = 1,
@@ -122,9 +122,9 @@ def he_normal(
 
 @initializer
 def he_uniform(
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
     *,
     groups: int = 1,
@@ -160,9 +160,9 @@ def he_uniform(
 
 @initializer
 def glorot_normal(
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
     *,
     groups: int = 1,
@@ -198,9 +198,9 @@ def glorot_normal(
 
 @initializer
 def glorot_uniform(
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
     *,
     groups: int = 1,

@@ -22,27 +22,27 @@ def uniform(minval: float, maxval: float, dtype: DType = None):
     After rounding to 16 or 8 bits, `maxval` itself can occur; no value is ever outside.
 
     Args:
-      minval: the lower end.
-      maxval: the upper end, above `minval`.
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        minval: the lower end.
+        maxval: the upper end, above `minval`.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer. Its values are those of `jax.random.uniform(key, shape, dtype, minval,
-      maxval)`, except where that one rounds up to `maxval`.
+        An initializer. Its values are those of `jax.random.uniform(key, shape, dtype, minval,
+        maxval)`, except where that one rounds up to `maxval`.
 
     Raises:
-      TypeError: an end is no number.
-      ValueError: an end is not finite, or they are not in order.
+        TypeError: an end is no number.
+        ValueError: an end is not finite, or they are not in order.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.uniform(-0.05, 0.05)
-      >>> init
-      uniform(-0.05, 0.05)
-      >>> init(jax.random.key(0), (3, 4)).shape
-      (3, 4)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.uniform(-0.05, 0.05)
+    >>> init
+    uniform(-0.05, 0.05)
+    >>> init(jax.random.key(0), (3, 4)).shape
+    (3, 4)
 
-    Reference: `torch.nn.init.uniform_`; `jax.nn.initializers.uniform` has only [0, scale).
+    Reference:
+        `torch.nn.init.uniform_`; `jax.nn.initializers.uniform` has only [0, scale).
     """
     low, high = number("uniform", "minval", minval), number("uniform", "maxval", maxval)
     if not low < high:
@@ -82,23 +82,23 @@ def normal(stddev: float, mean: float = 0.0, dtype: DType = None):
     Complex dtypes are circular: real and imaginary part have half of the variance each.
 
     Args:
-      stddev: the standard deviation, which comes first, unlike in torch; 0 gives zeros.
-      mean: the mean.
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        stddev: the standard deviation, which comes first, unlike in torch; 0 gives zeros.
+        mean: the mean.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: an argument is no number.
-      ValueError: `stddev` is negative, or 0 with a mean, or an argument is not finite.
+        TypeError: an argument is no number.
+        ValueError: `stddev` is negative, or 0 with a mean, or an argument is not finite.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.normal(0.02, mean=1.0)(jax.random.key(0), (3, 4)).shape
-      (3, 4)
+    >>> import flax_inits, jax
+    >>> flax_inits.normal(0.02, mean=1.0)(jax.random.key(0), (3, 4)).shape
+    (3, 4)
 
-    Reference: `torch.nn.init.normal_`; `jax.nn.initializers.normal` has no mean.
+    Reference:
+        `torch.nn.init.normal_`; `jax.nn.initializers.normal` has no mean.
     """
     scale, centre = spread("normal", stddev, mean)
 

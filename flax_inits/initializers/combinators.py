@@ -22,23 +22,23 @@ def scaled(init: Callable[..., Array], factor: float, dtype: DType = None):
         w = factor * init(key, shape)
 
     Args:
-      init: any initializer.
-      factor: what to multiply by; 0 gives zeros.
-      dtype: the dtype where a call gives none; None is that of `init`.
+        init: any initializer.
+        factor: what to multiply by; 0 gives zeros.
+        dtype: the dtype where a call gives none; None is that of `init`.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: `init` is no initializer, or `factor` is no number.
-      ValueError: `factor` is not finite, or when called: `init` returns another shape.
+        TypeError: `init` is no initializer, or `factor` is no number.
+        ValueError: `factor` is not finite, or when called: `init` returns another shape.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.scaled(flax_inits.ones(), 0.5)(jax.random.key(0), (2,))
-      Array([0.5, 0.5], dtype=float32)
+    >>> import flax_inits, jax
+    >>> flax_inits.scaled(flax_inits.ones(), 0.5)(jax.random.key(0), (2,))
+    Array([0.5, 0.5], dtype=float32)
 
-    Reference: GPT-2's residual layers.
+    Reference:
+        GPT-2's residual layers.
     """
     return times("scaled", "init", init, number("scaled", "factor", factor))
 
@@ -72,25 +72,25 @@ def clipped(init: Callable[..., Array], lower: float, upper: float, dtype: DType
         w = min(max(init(key, shape), lower), upper)
 
     Args:
-      init: any initializer.
-      lower: the least value; may be minus infinity.
-      upper: the largest value; may be infinity.
-      dtype: the dtype where a call gives none; None is that of `init`.
+        init: any initializer.
+        lower: the least value; may be minus infinity.
+        upper: the largest value; may be infinity.
+        dtype: the dtype where a call gives none; None is that of `init`.
 
     Returns:
-      An initializer. `truncated_normal` redraws instead, without mass at the ends.
+        An initializer. `truncated_normal` redraws instead, without mass at the ends.
 
     Raises:
-      TypeError: `init` is no initializer, or an end is no number.
-      ValueError: the ends are not in order, or when called: `init` returns another shape.
+        TypeError: `init` is no initializer, or an end is no number.
+        ValueError: the ends are not in order, or when called: `init` returns another shape.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.clipped(flax_inits.normal(1.0), -2.0, 2.0)
-      >>> init(jax.random.key(0), (3, 4)).shape
-      (3, 4)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.clipped(flax_inits.normal(1.0), -2.0, 2.0)
+    >>> init(jax.random.key(0), (3, 4)).shape
+    (3, 4)
 
-    Reference: `jax.numpy.clip`.
+    Reference:
+        `jax.numpy.clip`.
     """
     draw = component("clipped", "init", init)
     for name, value in (("lower", lower), ("upper", upper)):
@@ -113,26 +113,26 @@ def masked(init: Callable[..., Array], mask: Any, dtype: DType = None):
         w = init(key, shape) where mask, else 0
 
     Args:
-      init: any initializer.
-      mask: an array of bools, whose shape is the trailing axes of the shape asked for.
-      dtype: the dtype where a call gives none; None is that of `init`.
+        init: any initializer.
+        mask: an array of bools, whose shape is the trailing axes of the shape asked for.
+        dtype: the dtype where a call gives none; None is that of `init`.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: `init` is no initializer, or `mask` holds anything but bools.
-      ValueError: when called: the shape does not end in that of `mask`, or `init` returns another
-        shape.
+        TypeError: `init` is no initializer, or `mask` holds anything but bools.
+        ValueError: when called: the shape does not end in that of `mask`, or `init` returns another
+            shape.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.masked(flax_inits.ones(), [[True, False], [True, True]])
-      >>> init(jax.random.key(0), (2, 2))
-      Array([[1., 0.],
-             [1., 1.]], dtype=float32)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.masked(flax_inits.ones(), [[True, False], [True, True]])
+    >>> init(jax.random.key(0), (2, 2))
+    Array([[1., 0.],
+           [1., 1.]], dtype=float32)
 
-    Reference: fixed sparse connectivity, as in MADE.
+    Reference:
+        Fixed sparse connectivity, as in MADE.
     """
     draw = component("masked", "init", init)
     chosen = np.asarray(mask)

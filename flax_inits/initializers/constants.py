@@ -20,24 +20,24 @@ def constant(value: Any, dtype: DType = None):
         w[..., i, j] = value[i, j]
 
     Args:
-      value: a number, or an array whose shape is the trailing axes of the shape asked for.
-        Integer, bool and complex dtypes are made too, if they can hold it exactly.
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        value: a number, or an array whose shape is the trailing axes of the shape asked for.
+            Integer, bool and complex dtypes are made too, if they can hold it exactly.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: `value` holds no numbers.
-      ValueError: when called: the dtype cannot hold `value`, or the shape does not end in its.
+        TypeError: `value` holds no numbers.
+        ValueError: when called: the dtype cannot hold `value`, or the shape does not end in its.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.constant([0.0, 42.0])(jax.random.key(0), (2, 2))
-      Array([[ 0., 42.],
-             [ 0., 42.]], dtype=float32)
+    >>> import flax_inits, jax
+    >>> flax_inits.constant([0.0, 42.0])(jax.random.key(0), (2, 2))
+    Array([[ 0., 42.],
+           [ 0., 42.]], dtype=float32)
 
-    Reference: `jax.nn.initializers.constant`, which has no equality.
+    Reference:
+        `jax.nn.initializers.constant`, which has no equality.
     """
     array = numbers("constant", value)
     return Draw(
@@ -55,17 +55,17 @@ def zeros(dtype: DType = None):
         w = 0
 
     Args:
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer.
+        An initializer.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.zeros()(jax.random.key(0), (2,))
-      Array([0., 0.], dtype=float32)
+    >>> import flax_inits, jax
+    >>> flax_inits.zeros()(jax.random.key(0), (2,))
+    Array([0., 0.], dtype=float32)
 
-    Reference: `jax.nn.initializers.zeros`.
+    Reference:
+        `jax.nn.initializers.zeros`.
     """
     return _everywhere("zeros", 0)
 
@@ -77,17 +77,17 @@ def ones(dtype: DType = None):
         w = 1
 
     Args:
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer.
+        An initializer.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.ones()(jax.random.key(0), (2,))
-      Array([1., 1.], dtype=float32)
+    >>> import flax_inits, jax
+    >>> flax_inits.ones()(jax.random.key(0), (2,))
+    Array([1., 1.], dtype=float32)
 
-    Reference: `jax.nn.initializers.ones`.
+    Reference:
+        `jax.nn.initializers.ones`.
     """
     return _everywhere("ones", 1)
 
@@ -116,22 +116,22 @@ def from_array(x: Any, dtype: DType = None):
         w = x
 
     Args:
-      x: an array, or nested lists of numbers.
-      dtype: the dtype where a call gives none; None is the dtype of `x`.
+        x: an array, or nested lists of numbers.
+        dtype: the dtype where a call gives none; None is the dtype of `x`.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: `x` holds no numbers.
-      ValueError: when called: the dtype cannot hold `x`, or the shape is not that of `x`.
+        TypeError: `x` holds no numbers.
+        ValueError: when called: the dtype cannot hold `x`, or the shape is not that of `x`.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.from_array([[1.0, 2.0]])(jax.random.key(0), (1, 2))
-      Array([[1., 2.]], dtype=float32)
+    >>> import flax_inits, jax
+    >>> flax_inits.from_array([[1.0, 2.0]])(jax.random.key(0), (1, 2))
+    Array([[1., 2.]], dtype=float32)
 
-    Reference: MXNet's `Load`, Paddle's `Assign`.
+    Reference:
+        MXNet's `Load`, Paddle's `Assign`.
     """
     array = numbers("from_array", x)
 

@@ -11,7 +11,7 @@ from .._types import Array, DType, Key
 from . import _checks
 from ._base import Draw, initializer
 from ._component import component
-from ._fans import Fans, root, scaled_by_shape
+from ._fans import Axes, Fans, root, scaled_by_shape
 from .basic import normal
 from .combinators import times
 
@@ -133,9 +133,9 @@ def mitchell(
     layer: int | None = None,
     cutoff: float = 3.0,
     *,
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
 ) -> Draw:
     """Normal with σ = `1 / √fan_in`, or `1 / √(2 · fan_in · (layer + 1))`, cut at ±cutoff · σ.

@@ -42,27 +42,27 @@ def mixture(
     float32 it resolves probabilities of 2**-23); others are drawn each and chosen from.
 
     Args:
-      components: initializers, or numbers for values that occur as they are.
-      weights: their probabilities: positive, and summing to 1 within 1e-6; None is equal ones.
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        components: initializers, or numbers for values that occur as they are.
+        weights: their probabilities: positive, and summing to 1 within 1e-6; None is equal ones.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: a component is neither an initializer nor a number, or a weight is no number.
-      ValueError: there are no components, weights are not positive or do not sum to 1, or there
-        is not one for each component.
+        TypeError: a component is neither an initializer nor a number, or a weight is no number.
+        ValueError: there are no components, weights are not positive or do not sum to 1, or there
+            is not one for each component.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.mixture([flax_inits.normal(0.02), 0.0], weights=[0.1, 0.9])
-      >>> init
-      mixture((normal(0.02), 0.0), (0.1, 0.9))
-      >>> init(jax.random.key(0), (3, 4)).shape
-      (3, 4)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.mixture([flax_inits.normal(0.02), 0.0], weights=[0.1, 0.9])
+    >>> init
+    mixture((normal(0.02), 0.0), (0.1, 0.9))
+    >>> init(jax.random.key(0), (3, 4)).shape
+    (3, 4)
 
-    Reference: the mixture that this package was started for.
+    Reference:
+        The mixture that this package was started for.
     """
     if components is None:
         if weights is not None:

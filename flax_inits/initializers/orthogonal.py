@@ -9,13 +9,14 @@ import numpy as np
 from .._types import Array, DType, Key
 from . import _checks, _complex
 from ._base import Draw, initializer
+from ._fans import Axes
 
 
 @initializer
 def orthogonal(
     scale: float = 1.0,
     column_axis: int = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    batch_axis: Axes = (),
     dtype: DType = None,
 ) -> Draw:
     """`scale` times a uniformly distributed (Haar) matrix with orthonormal rows or columns.

@@ -23,26 +23,27 @@ def from_sampler(sampler: Callable[..., Array], dtype: DType = None, **parameter
     dtype and cast.
 
     Args:
-      sampler: a function of a key, `shape` and, where it has one, `dtype`.
-      dtype: the dtype where a call gives none; None is JAX's default float.
-      **parameters: the sampler's other arguments, by name.
+        sampler: a function of a key, `shape` and, where it has one, `dtype`.
+        dtype: the dtype where a call gives none; None is JAX's default float.
+        **parameters: the sampler's other arguments, by name.
 
     Returns:
-      An initializer. It pickles if `sampler` does.
+        An initializer. It pickles if `sampler` does.
 
     Raises:
-      TypeError: `sampler` cannot be called so: a parameter is missing, or it has none of that name.
-      ValueError: when called: the sampler returns another shape, or refuses the dtype.
+        TypeError: `sampler` cannot be called so: a parameter is missing, or it has none of that
+            name.
+        ValueError: when called: the sampler returns another shape, or refuses the dtype.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.from_sampler(jax.random.pareto, b=2.0)
-      >>> init
-      from_sampler(jax.random.pareto, b=2.0)
-      >>> init(jax.random.key(0), (3, 4)).shape
-      (3, 4)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.from_sampler(jax.random.pareto, b=2.0)
+    >>> init
+    from_sampler(jax.random.pareto, b=2.0)
+    >>> init(jax.random.key(0), (3, 4)).shape
+    (3, 4)
 
-    Reference: the samplers of `jax.random`.
+    Reference:
+        The samplers of `jax.random`.
     """
     if not callable(sampler):
         raise TypeError(

@@ -9,7 +9,7 @@ from .._types import DType
 from . import _checks, _complex
 from ._base import Draw, initializer
 from ._complex import COMPLEX_TRUNCATED_STD, is_complex, real_part
-from ._fans import MODES, Fans, root, scaled_by_shape
+from ._fans import MODES, Axes, Fans, root, scaled_by_shape
 
 TRUNCATED_STD = 0.87962566103423978
 """The standard deviation of N(0, 1) within (-2, 2)."""
@@ -27,9 +27,9 @@ def variance_scaling(
     scale: float,
     mode: str,
     distribution: str,
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     groups: int = 1,
     fan_in: float | None = None,
     fan_out: float | None = None,

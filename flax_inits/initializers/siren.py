@@ -7,7 +7,7 @@ import numpy as np
 from .._types import DType
 from . import _checks, _complex
 from ._base import Draw, initializer
-from ._fans import Fans, root, scaled_by_shape
+from ._fans import Axes, Fans, root, scaled_by_shape
 
 
 @initializer
@@ -16,9 +16,9 @@ def siren(
     c: float = 6.0,
     first: bool = False,
     *,
-    in_axis: int | tuple[int, ...] = -2,
-    out_axis: int | tuple[int, ...] = -1,
-    batch_axis: int | tuple[int, ...] = (),
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
     dtype: DType = None,
 ) -> Draw:
     """Uniform within `±√(c / fan_in) / w0`, or `±1 / fan_in` for the first layer.

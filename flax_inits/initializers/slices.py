@@ -25,26 +25,26 @@ def stacked(init: Callable[..., Array], axes: int | Sequence[int] = 0, dtype: DT
     For kernels that are stored stacked: `nn.scan`'s (layers, in, out), experts, ensembles.
 
     Args:
-      init: any initializer.
-      axes: the axis or axes that count slices, negative ones from the end; with several, keys go
-        to slices in row-major order.
-      dtype: the dtype where a call gives none; None is that of `init`.
+        init: any initializer.
+        axes: the axis or axes that count slices, negative ones from the end; with several, keys go
+            to slices in row-major order.
+        dtype: the dtype where a call gives none; None is that of `init`.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: `init` is no initializer, or `axes` are no integers.
-      ValueError: an axis is given twice, or when called: the shape does not have it, or `init`
-        returns another shape.
+        TypeError: `init` is no initializer, or `axes` are no integers.
+        ValueError: an axis is given twice, or when called: the shape does not have it, or `init`
+            returns another shape.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.stacked(jax.nn.initializers.orthogonal())
-      >>> init(jax.random.key(0), (12, 8, 8)).shape
-      (12, 8, 8)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.stacked(jax.nn.initializers.orthogonal())
+    >>> init(jax.random.key(0), (12, 8, 8)).shape
+    (12, 8, 8)
 
-    Reference: what `nn.scan` and `nn.vmap` with split RNGs do.
+    Reference:
+        What `nn.scan` and `nn.vmap` with split RNGs do.
     """
     draw = component("stacked", "init", init)
     chosen = checked_axes("stacked", "axes", axes)
@@ -82,24 +82,24 @@ def replicated(init: Callable[..., Array], axes: int | Sequence[int] = 0, dtype:
     For params replicated over a leading device axis (`pmap`), which must not diverge.
 
     Args:
-      init: any initializer.
-      axes: the axis or axes to repeat over, negative ones from the end.
-      dtype: the dtype where a call gives none; None is that of `init`.
+        init: any initializer.
+        axes: the axis or axes to repeat over, negative ones from the end.
+        dtype: the dtype where a call gives none; None is that of `init`.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: `init` is no initializer, or `axes` are no integers.
-      ValueError: an axis is given twice, or when called: the shape does not have it, or `init`
-        returns another shape.
+        TypeError: `init` is no initializer, or `axes` are no integers.
+        ValueError: an axis is given twice, or when called: the shape does not have it, or `init`
+            returns another shape.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> flax_inits.replicated(flax_inits.normal(0.02))(jax.random.key(0), (8, 3, 4)).shape
-      (8, 3, 4)
+    >>> import flax_inits, jax
+    >>> flax_inits.replicated(flax_inits.normal(0.02))(jax.random.key(0), (8, 3, 4)).shape
+    (8, 3, 4)
 
-    Reference: `flax.jax_utils.replicate`.
+    Reference:
+        `flax.jax_utils.replicate`.
     """
     draw = component("replicated", "init", init)
     chosen = checked_axes("replicated", "axes", axes)
@@ -127,27 +127,27 @@ def blocks(
     (`jax.random.split(key, number of blocks)`), and the fans of its own shape.
 
     Args:
-      inits: an initializer per block.
-      axis: the axis that is divided, negative ones from the end.
-      sizes: the blocks' sizes along it; None is equal parts.
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        inits: an initializer per block.
+        axis: the axis that is divided, negative ones from the end.
+        sizes: the blocks' sizes along it; None is equal parts.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer.
+        An initializer.
 
     Raises:
-      TypeError: an item is no initializer, or `axis` or a size is no integer.
-      ValueError: there is no block or not one size for each, or when called: the sizes do not sum
-        to that of the axis, it does not divide into equal parts, or an initializer returns
-        another shape.
+        TypeError: an item is no initializer, or `axis` or a size is no integer.
+        ValueError: there is no block or not one size for each, or when called: the sizes do not sum
+            to that of the axis, it does not divide into equal parts, or an initializer returns
+            another shape.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> qkv = flax_inits.blocks([flax_inits.normal(0.02)] * 2 + [flax_inits.zeros()], axis=-1)
-      >>> qkv(jax.random.key(0), (4, 12)).shape
-      (4, 12)
+    >>> import flax_inits, jax
+    >>> qkv = flax_inits.blocks([flax_inits.normal(0.02)] * 2 + [flax_inits.zeros()], axis=-1)
+    >>> qkv(jax.random.key(0), (4, 12)).shape
+    (4, 12)
 
-    Reference: fused kernels of attention and recurrent cells.
+    Reference:
+        Fused kernels of attention and recurrent cells.
     """
     if not isinstance(inits, tuple) or not inits:
         raise ValueError(f"blocks needs a list of one initializer or more, got {inits!r}.")

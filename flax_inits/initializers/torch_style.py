@@ -6,11 +6,9 @@ from typing import Any
 from .._types import DType
 from . import _checks
 from ._base import Draw, initializer
-from ._fans import Fans
+from ._fans import Axes, Fans
 from .gains import calculate_gain
 from .scaling import scaled_variance
-
-Axes = int | tuple[int, ...]
 
 
 @initializer

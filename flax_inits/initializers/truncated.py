@@ -40,33 +40,33 @@ def truncated_normal(
     `stddev`. Tails are sampled by inverting the survival function.
 
     Args:
-      stddev: the standard deviation s before truncation, or of the values (`correct_std`). It
-        comes first, unlike in torch; 0 gives zeros.
-      mean: the mean before truncation.
-      lower: the lower end; may be infinite.
-      upper: the upper end; may be infinite.
-      bounds: "sigma" if the ends count standard deviations from the mean (jax, haiku, timm's
-        `trunc_normal_tf_`), "absolute" if they are values (torch, timm).
-      correct_std: whether `stddev` is that of the values.
-      dtype: the dtype where a call gives none; None is JAX's default float.
+        stddev: the standard deviation s before truncation, or of the values (`correct_std`). It
+            comes first, unlike in torch; 0 gives zeros.
+        mean: the mean before truncation.
+        lower: the lower end; may be infinite.
+        upper: the upper end; may be infinite.
+        bounds: "sigma" if the ends count standard deviations from the mean (jax, haiku, timm's
+            `trunc_normal_tf_`), "absolute" if they are values (torch, timm).
+        correct_std: whether `stddev` is that of the values.
+        dtype: the dtype where a call gives none; None is JAX's default float.
 
     Returns:
-      An initializer. With ends in sigmas that are no far tail its values are those of
-      `jax.random.truncated_normal(key, lower, upper, shape, dtype) * s + mean`.
+        An initializer. With ends in sigmas that are no far tail its values are those of
+        `jax.random.truncated_normal(key, lower, upper, shape, dtype) * s + mean`.
 
     Raises:
-      TypeError: an argument is no number.
-      ValueError: `stddev` is negative, or 0 with a mean, the ends are not in order, the interval is
-        more than 1000 s away from the mean, or no truncated normal has that `stddev`.
+        TypeError: an argument is no number.
+        ValueError: `stddev` is negative, or 0 with a mean, the ends are not in order, the interval
+            is more than 1000 s away from the mean, or no truncated normal has that `stddev`.
 
-    Example:
-      >>> import flax_inits, jax
-      >>> init = flax_inits.truncated_normal(0.02, correct_std=True)
-      >>> init(jax.random.key(0), (3, 4)).shape
-      (3, 4)
+    >>> import flax_inits, jax
+    >>> init = flax_inits.truncated_normal(0.02, correct_std=True)
+    >>> init(jax.random.key(0), (3, 4)).shape
+    (3, 4)
 
-    Reference: `jax.nn.initializers.truncated_normal`, `torch.nn.init.trunc_normal_`; the three
-    meanings of bounds: flax#4091, jax#10951.
+    Reference:
+        `jax.nn.initializers.truncated_normal`, `torch.nn.init.trunc_normal_`; the three
+        meanings of bounds: flax#4091, jax#10951.
     """
     scale, centre = spread("truncated_normal", stddev, mean)
     one_of("truncated_normal", "bounds", bounds, ("sigma", "absolute"))
