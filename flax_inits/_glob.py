@@ -97,15 +97,37 @@ def explain(pattern: str, paths: Sequence[Path]) -> str:
             f"A slash in a pattern separates segments, but in {'/'.join(slashed)!r} one is part "
             f"of a key. Did you mean {escaped(slashed)!r}?"
         )
-    if _any(deeper := f"**/{pattern}", paths):
+    if nodes := _topmost(deeper := f"**/{pattern}", paths):
         return (
             "Patterns are anchored at the root of the tree, and what matches is deeper. "
-            f"Did you mean {deeper!r}?"
+            f"Did you mean {deeper!r}, which is {listed(nodes, most=3)}?"
         )
+    for syntax, meant in _OTHER_SYNTAX:
+        if re.search(syntax, pattern):
+            return meant
     found = _alternatives(pattern, paths)
     if found:
         return f"Did you mean {listed(found, 'or')}?"
     return f"The paths begin with {listed(list(dict.fromkeys(p[0] for p in paths if p)))}."
+
+
+_OTHER_SYNTAX = (
+    (r"^!", "A pattern has no 'not': write a callable, such as lambda path, leaf: 'a' not in path."),
+    (r"\.\*|\\|\(|\$$", "For a regular expression give re.compile(...), matched by fullmatch."),
+    (r"[,{|]", "A pattern has no 'or': give a list of patterns, which is their union."),
+)
+"""What people write who expect another language of patterns, and what it is called here."""
+
+
+def _topmost(pattern: str, paths: Iterable[Path]) -> list[str]:
+    """The nodes that `pattern` matches, none below another."""
+    glob, nodes = Glob(pattern), {}
+    for path in paths:
+        prefixes = [path[:end] for end in range(len(path) + 1)]
+        hits = [any(glob.selected([prefix])) for prefix in prefixes]
+        if any(hits):
+            nodes["/".join(prefixes[hits.index(True)])] = None
+    return list(nodes)
 
 
 def escaped(path: Path) -> str:

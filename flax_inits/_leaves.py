@@ -166,8 +166,8 @@ def check_leaf(path: Path, leaf: Any, by: str) -> None:
         what = type(leaf).__name__ if dtype is None else f"{dtype} of shape {leaf.shape}"
         raise ValueError(
             f"{by} selects {show(path)!r}, which no initializer can make: it holds {what}. "
-            "Narrow the rule to the float leaves: give a longer pattern, such as '**/kernel', or "
-            "a callable such as lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating)."
+            f"Narrow the rule to leaves of floats: name them by longer patterns, such as "
+            f"{'/'.join((*path[:-1], '**', 'kernel'))!r}, and leave this one out."
         )
     check_usable(path, leaf, by)
 

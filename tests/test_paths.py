@@ -397,7 +397,8 @@ def test_matches_tells_parts_that_select_nothing_instead_of_raising():
     ("where", "advice"),
     [
         ("kernel", "'kernel' selects no leaf. Patterns are anchored at the root of the tree, and "
-                   "what matches is deeper. Did you mean '**/kernel'?"),
+                   "what matches is deeper. Did you mean '**/kernel', which is 'Dense_1/kernel', "
+                   "'Dense_10/kernel', 'attn/head/kernel' and 1 more?"),
         ("head/kernle", "Did you mean 'head/kernel'?"),
         ("dense_1/bias", "Did you mean 'Dense_1/bias' or 'Dense_10/bias'?"),
         ("Dense_2", "Did you mean 'Dense_1' or 'Dense_10'?"),
@@ -411,12 +412,20 @@ def test_matches_tells_parts_that_select_nothing_instead_of_raising():
         ("head/kernel/w", "Did you mean 'head/kernel'?"),
         ("Dense_1/kernels/bias", "Did you mean 'Dense_1/kernel' or 'Dense_1/bias'?"),
         ("**/attn/bias", "Did you mean 'attn/head', "),
+        ("!head", "A pattern has no 'not': write a callable, such as lambda path, leaf: "),
+        ("{head,attn}", "A pattern has no 'or': give a list of patterns"),
+        ("head,attn", "A pattern has no 'or'"),
+        (".*/kernel", "For a regular expression give re.compile(...)"),
+        (r"head\.kernel", "For a regular expression"),
+        ("(head|attn)/x", "For a regular expression"),
         ("zzz", "The paths begin with 'Dense_1', 'Dense_10', 'attn' and 'head'."),
         ("zzz*", "The paths begin with"),
         (re.compile("kernel"), "re.compile('kernel') selects no leaf. It must match the whole path "
                                "of a leaf; the closest are 'Dense_1/kernel', 'Dense_10/kernel'"),
         (re.compile("hed/kernl"), "the closest are 'head/kernel'"),
         (["head", "Dense_2"], "'Dense_2' selects no leaf."),
+        (["hed", "head", "tail"], "'hed' selects no leaf."),
+        (re.compile("(.*)kernel(s)"), "the closest are"),
         (jax.tree.map(lambda _: False, PARAMS), "a tree of bools selects no leaf. The paths are "),
     ],
 )  # fmt: skip
@@ -432,6 +441,22 @@ def test_a_callable_that_selects_nothing_is_named():
     message = r"frozen selects no leaf. The paths are 'Dense_1/bias', .* and 1 more"
     with pytest.raises(ValueError, match=message):
         select(PARAMS, frozen)
+
+
+def test_messages_name_three_paths_and_count_the_rest():
+    tree = dict.fromkeys("abcde", 1.0)
+    with pytest.raises(ValueError, match=r"closest are 'a', 'b', 'c' and 2 more\.$"):
+        select(tree, re.compile("[a-e](?=x)|(?!)x"))
+    with pytest.raises(ValueError, match=r"it has 'a', 'b', 'c' and 2 more besides\."):
+        select({"z": 1.0}, {"z": True, **dict.fromkeys("abcde", True)})
+    with pytest.raises(ValueError, match=r"it lacks 'a', 'b', 'c' and 2 more\."):
+        select({"z": 1.0, **tree}, {"z": True})
+
+
+def test_what_is_deeper_is_named():
+    state = {"params": {"head": {"bias": 1.0}}, "mu": {"head": {"bias": 1.0}}, "n": 1}
+    with pytest.raises(ValueError, match=r"'\*\*/head', which is 'mu/head' and 'params/head'\?"):
+        select(state, "head")
 
 
 def test_suggestions_escape_what_a_pattern_would_read():

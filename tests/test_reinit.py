@@ -447,6 +447,7 @@ class TestRejected:
             (["head", "body"], r"\['head', 'body'\] says which leaves"),
             ({"head": {"kernel": True}}, "a tree of bools says which leaves"),
             (None, "needs rules"),
+            (("head", "body"), "a tree of bools says which leaves"),
             (("head", fi.zeros()), r"One rule is written {where: initializer}"),
         ],
         ids=label,
@@ -614,6 +615,35 @@ class TestInitFn:
         with pytest.raises(ValueError, match=match):
             fi.reinit(KEY, params, "a", init_fn=lambda key: made, donate=True)
         assert (params["a"] == 1).all()
+
+    def test_a_part_that_selects_nothing(self):
+        after = fi.reinit(KEY, tree(), ["head", "tail"], init_fn=net, allow_unmatched=True)
+        alone = fi.reinit(KEY, tree(), "head", init_fn=net)
+        assert_same_bits(after["head"]["kernel"], alone["head"]["kernel"])
+        assert_same_bits(after["body"]["kernel"], alone["body"]["kernel"])
+        for where, idle in ((["head", "tail"], "tail"), (["hed", "tail"], "hed")):
+            with pytest.raises(ValueError, match=f"^'{idle}' selects no leaf"):
+                fi.reinit(KEY, tree(), where, init_fn=net)
+        with pytest.raises(ValueError, match="^'tail' selects no leaf"):
+            fi.reinit(KEY, tree(), "tail", init_fn=net, allow_unmatched=True)
+
+    def test_rules_through_the_model(self):
+        rules = {"head/kernel": fi.ones(), "**/kernel": fi.zeros(), "tail": fi.ones()}
+        after = fi.reinit(KEY, tree(), rules, init_fn=net, allow_unmatched=True)
+        before = tree()
+        assert (after["head"]["kernel"] == 1).all() and (after["body"]["kernel"] == 0).all()
+        assert (after["head"]["bias"] == before["head"]["bias"]).all()
+        with pytest.raises(ValueError, match="^'tail' selects no leaf"):
+            fi.reinit(KEY, tree(), rules, init_fn=net)
+        with pytest.raises(ValueError, match="It has 'params/.*/kernel': give its"):
+            fi.reinit(KEY, before, rules, init_fn=lambda k: {"params": net(k)}, allow_unmatched=True)
+        counted = {**before, "n": jnp.zeros((), int)}
+        with pytest.raises(ValueError, match="The rule for 'n' selects 'n', which no initializer"):
+            fi.reinit(KEY, counted, {"n": fi.ones()}, init_fn=lambda k: counted)
+
+    def test_options_are_given_by_name(self):
+        with pytest.raises(TypeError, match="positional"):
+            fi.reinit(KEY, tree(), "head", net)  # type: ignore[misc]
 
     def test_not_callable(self):
         with pytest.raises(TypeError, match="init_fn must be a callable key -> tree"):
