@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._leaves import at_least_float32
-from ._statistics import moments
+from ._statistics import largest_and_norm, moments
 from ._taps import Tapped
 from ._types import Array
 
@@ -105,18 +104,9 @@ def _measured(pair: Sequence[Array]) -> dict[str, Array]:
         & (largest > 0)
         & (jnp.max(apart) <= _EQUAL * largest)
         & jnp.isfinite(largest),
-        "gradient": _norm(gradient),
+        "gradient": largest_and_norm(jnp.abs(gradient).astype(numbers.dtype))[1],
         "histogram": _histogram(values),
     }
-
-
-def _norm(values: Array) -> Array:
-    """The Euclidean norm, whatever the range of the dtype."""
-    sizes = jnp.abs(values)
-    sizes = sizes.astype(at_least_float32(sizes.dtype))
-    largest = jnp.max(sizes)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(sizes / scale)))
 
 
 def _histogram(values: Array) -> Array:

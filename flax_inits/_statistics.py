@@ -154,15 +154,16 @@ def _difference(new: Any, old: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
     )
     if new.dtype == old.dtype:  # which also tells integers apart that round to the same float
         same = same & ((new == old) | (new != new))
-    parts = [_norm(xp.where(same, 0, a - b), xp) for a, b in both]
-    of_old = functools.reduce(xp.hypot, [_norm(b, xp)[1] for _, b in both])
+    parts = [largest_and_norm(xp.where(same, 0, a - b), xp) for a, b in both]
+    of_old = functools.reduce(xp.hypot, [largest_and_norm(b, xp)[1] for _, b in both])
     largest = functools.reduce(xp.hypot, [part[0] for part in parts])
     norm = functools.reduce(xp.hypot, [part[1] for part in parts])
     changed = xp.sum(~same, dtype=norm.dtype) / new.size
     return changed, largest, norm, of_old
 
 
-def _norm(plane: Any, xp: Any) -> tuple[Any, Any]:
+def largest_and_norm(plane: Any, xp: Any = jnp) -> tuple[Any, Any]:
+    """The largest size of a real plane and its norm, whatever the dtype's range."""
     plane, scale = _scaled(plane, xp)
     return scale * xp.max(xp.abs(plane)), scale * xp.sqrt(xp.sum(plane * plane))
 
