@@ -132,7 +132,7 @@ def masked(init: Callable[..., Array], mask: Any, dtype: DType = None):
            [1., 1.]], dtype=float32)
 
     Reference:
-        Fixed sparse connectivity, as in MADE.
+        fixed sparse connectivity, as in MADE.
     """
     draw = component("masked", "init", init)
     chosen = np.asarray(mask)

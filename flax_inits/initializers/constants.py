@@ -67,7 +67,7 @@ def zeros(dtype: DType = None):
     Reference:
         `jax.nn.initializers.zeros`.
     """
-    return _everywhere("zeros", 0)
+    return constant(0).draw
 
 
 @initializer
@@ -89,17 +89,7 @@ def ones(dtype: DType = None):
     Reference:
         `jax.nn.initializers.ones`.
     """
-    return _everywhere("ones", 1)
-
-
-def _everywhere(factory: str, value: int) -> Draw:
-    array = np.asarray(value)
-    return Draw(
-        lambda key, shape, dtype: fill(factory, array, shape, dtype),
-        kinds=ANY,
-        widen=False,
-        pieces=_point(array),
-    )
+    return constant(1).draw
 
 
 def _point(array: np.ndarray) -> tuple:

@@ -62,7 +62,7 @@ def mixture(
     (3, 4)
 
     Reference:
-        The mixture that this package was started for.
+        the mixture that this package was started for.
     """
     if components is None:
         if weights is not None:

@@ -43,7 +43,7 @@ def from_sampler(sampler: Callable[..., Array], dtype: DType = None, **parameter
     (3, 4)
 
     Reference:
-        The samplers of `jax.random`.
+        the samplers of `jax.random`.
     """
     if not callable(sampler):
         raise TypeError(

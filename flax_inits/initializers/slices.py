@@ -44,7 +44,7 @@ def stacked(init: Callable[..., Array], axes: int | Sequence[int] = 0, dtype: DT
     (12, 8, 8)
 
     Reference:
-        What `nn.scan` and `nn.vmap` with split RNGs do.
+        what `nn.scan` and `nn.vmap` with split RNGs do.
     """
     draw = component("stacked", "init", init)
     chosen = checked_axes("stacked", "axes", axes)
@@ -147,7 +147,7 @@ def blocks(
     (4, 12)
 
     Reference:
-        Fused kernels of attention and recurrent cells.
+        fused kernels of attention and recurrent cells.
     """
     if not isinstance(inits, tuple) or not inits:
         raise ValueError(f"blocks needs a list of one initializer or more, got {inits!r}.")
