@@ -41,19 +41,18 @@ class _Programs:
 
     def get(self, run: "Program", submit: Callable[..., Any]) -> Future:
         """The compiled program; made once, also if several threads ask at a time."""
-        key = run.key, configuration()
-        future = self._futures.find(key)
+        future = self._futures.find(run.key)
         if future is not None:
             return future
         mine: Future = Future()
-        future = self._futures.keep(key, mine, run.nbytes)
+        future = self._futures.keep(run.key, mine, run.nbytes)
         if future is mine:
             try:
-                task = submit(self._compile, key, mine, run.lower(), run.options)
+                task = submit(self._compile, run, mine, run.lower())
                 if task is not None:
-                    task.add_done_callback(lambda task: self._cancelled(task, key, mine))
+                    task.add_done_callback(lambda task: self._cancelled(task, run, mine))
             except BaseException as error:
-                self._fail(key, mine, error)
+                self._fail(run, mine, error)
         return future
 
     def wait(self, future: Future, run: "Program") -> Any:
@@ -64,21 +63,21 @@ class _Programs:
             except _Interrupted:
                 future = self.get(run, _at_once)
 
-    def _compile(self, key: Hashable, future: Future, lowered: Any, options: dict) -> None:
+    def _compile(self, run: "Program", future: Future, lowered: Any) -> None:
         try:
-            future.set_result(_compiled(lowered, options))
+            future.set_result(_compiled(lowered, run.options))
         except BaseException as error:
-            self._fail(key, future, error)
+            self._fail(run, future, error)
 
-    def _cancelled(self, task: Future, key: Hashable, future: Future) -> None:
+    def _cancelled(self, task: Future, run: "Program", future: Future) -> None:
         if task.cancelled():
-            self._fail(key, future, _Interrupted())
+            self._fail(run, future, _Interrupted())
 
-    def _fail(self, key: Hashable, future: Future, error: BaseException) -> None:
+    def _fail(self, run: "Program", future: Future, error: BaseException) -> None:
         """Tells whoever waits; only this thread is to see its own KeyboardInterrupt."""
         own = not isinstance(error, Exception)
         if not future.done():
-            self._futures.drop(key)
+            self._futures.drop(run.key)
             future.set_exception(_Interrupted() if own else error)
         if own:
             raise error
@@ -104,6 +103,8 @@ class Program(NamedTuple):
     """A program to run, and the tasks that it serves."""
 
     key: Hashable
+    """Equal for programs that compute alike, lowered alike."""
+
     lower: Callable[[], Any]
     """Makes the `jax.stages.Lowered`."""
 
@@ -141,12 +142,11 @@ def _program(key: Hashable, tasks: list[Task]) -> Program:
     recipe = tasks[0][0].recipe
     size = sum(value.aval.size for job, _ in tasks for value in job.recipe.outputs)
     if recipe.form is None:
-        return Program(key, functools.partial(lower, recipe), tasks, size, 0)
+        return Program((key, configuration()), functools.partial(lower, recipe), tasks, size, 0)
     needed = sum(_pool.rows_of(_form(job)) for job, _ in tasks)
     rows = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
-    return Program(
-        (key, rows), functools.partial(_lower_pool, recipe.form, rows), tasks, size, rows
-    )
+    make = functools.partial(_lower_pool, recipe.form, rows)
+    return Program((key, rows, configuration()), make, tasks, size, rows)
 
 
 def _form(job: Job) -> _pool.Form:
@@ -192,6 +192,13 @@ def execute(
                 results.update(zip(job.positions, leaves, strict=True))
                 done(job)
     return results
+
+
+def compiled(runs: Sequence[Program]) -> list[Any]:
+    """The compiled programs, which calls that need the same will find."""
+    with _compilers(runs) as submit:
+        futures = [_programs.get(run, submit) for run in runs]
+        return [_programs.wait(future, run) for future, run in zip(futures, runs, strict=True)]
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ from jax.sharding import Sharding
 
 from ._cache import Cache
 from ._context import configuration, tracing
-from ._errors import brief, called_with, noted
-from ._execute import execute, programs
+from ._errors import brief, called_with
+from ._execute import compiled, execute, programs
 from ._jaxpr import Traced, trace
 from ._keys import Deriver
-from ._paths import flatten, show
+from ._paths import flatten
 from ._places import Places, asked_for
 from ._plan import Plan
 from ._progress import Progress
@@ -168,13 +168,16 @@ class JitInit:
         """
         arrays, planned = self._planned(args, kwargs)
         if planned.jobs is None:
-            return Lowered(((tuple(planned.paths), planned.whole.lower(arrays)),))
-        found = []
+            whole = planned.whole.lower(arrays)
+            return Lowered(((tuple(planned.paths), whole),), lambda: [whole.compile()])
         deriver = Deriver(())
-        for program in programs([(job, deriver) for job in planned.jobs]):
-            positions = [i for job, _ in program.tasks for i in job.positions]
-            found.append((tuple(planned.paths[i] for i in positions), program.lower()))
-        return Lowered(tuple(found))
+        runs, found = [], []
+        for run in programs([(job, deriver) for job in planned.jobs]):
+            positions = [i for job, _ in run.tasks for i in job.positions]
+            lowered = run.lower()
+            found.append((tuple(planned.paths[i] for i in positions), lowered))
+            runs.append(run._replace(lower=lambda lowered=lowered: lowered))
+        return Lowered(tuple(found), functools.partial(compiled, runs))
 
     def _inline(self, args: tuple, kwargs: dict[str, Any]) -> PyTree:
         if self._reached is None:
@@ -264,14 +267,14 @@ class Lowered(NamedTuple):
     """Programs that are lowered, each with the paths of the leaves that it makes."""
 
     programs: tuple[tuple[tuple[Path, ...], Any], ...]
+    """Pairs of leaf paths and `jax.stages.Lowered`."""
+
+    compiler: Callable[[], Sequence[Any]]
 
     def compile(self) -> "Compiled":
-        """Compiles every program."""
-        compiled = []
-        for paths, lowered in self.programs:
-            with noted(f"while compiling what makes {', '.join(map(show, paths[:3]))}"):
-                compiled.append((paths, lowered.compile()))
-        return Compiled(tuple(compiled))
+        """Compiles every program; a call of the function then finds them."""
+        paths = [paths for paths, _ in self.programs]
+        return Compiled(tuple(zip(paths, self.compiler(), strict=True)))
 
 
 class Compiled(NamedTuple):

@@ -150,6 +150,16 @@ def test_seventy_billion_parameters_are_planned_abstractly():
     assert plan.programs < 20 and len(plan.rows) == 80 * 9 + 3
 
 
+def test_what_was_compiled_ahead_is_not_compiled_again():
+    init = flax_inits.jit_init(lambda key: {"a": jnp.cosh(jax.random.normal(key, (7, 13)))})
+    with count_compiles() as count:
+        init.lower(KEY).compile()
+    assert count.programs == 1
+    with count_compiles() as count:
+        jax.block_until_ready(init(KEY))
+    assert count.programs == 0
+
+
 def test_programs_ahead_of_time():
     mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
     model = nn.Sequential([nn.Dense(16), nn.Dense(16), nn.Dense(16, kernel_init=nn.zeros)])
