@@ -122,8 +122,7 @@ def key_words(key: Key) -> tuple[int, int]:
 
 
 def _random_bits(data: Array, bit_width: int, shape: Shape) -> Array:
-    wide = bit_width == 64 and not jax.config.jax_enable_x64
-    if wide or not jax.config.jax_threefry_partitionable:
+    if not jax.config.jax_threefry_partitionable:
         return _THREEFRY.random_bits(data, bit_width, shape)
     return _fused_bits(data, bit_width, tuple(shape))
 

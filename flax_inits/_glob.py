@@ -112,7 +112,7 @@ def explain(pattern: str, paths: Sequence[Path]) -> str:
 
 
 _OTHER_SYNTAX = (
-    (r"^!", "A pattern has no 'not': write a callable, such as lambda path, leaf: 'a' not in path."),
+    (r"^!", "A pattern has no 'not': write a callable: lambda path, leaf: 'a' not in path."),
     (r"\.\*|\\|\(|\$$", "For a regular expression give re.compile(...), matched by fullmatch."),
     (r"[,{|]", "A pattern has no 'or': give a list of patterns, which is their union."),
 )

@@ -412,7 +412,7 @@ def test_matches_tells_parts_that_select_nothing_instead_of_raising():
         ("head/kernel/w", "Did you mean 'head/kernel'?"),
         ("Dense_1/kernels/bias", "Did you mean 'Dense_1/kernel' or 'Dense_1/bias'?"),
         ("**/attn/bias", "Did you mean 'attn/head', "),
-        ("!head", "A pattern has no 'not': write a callable, such as lambda path, leaf: "),
+        ("!head", "A pattern has no 'not': write a callable: lambda path, leaf: "),
         ("{head,attn}", "A pattern has no 'or': give a list of patterns"),
         ("head,attn", "A pattern has no 'or'"),
         (".*/kernel", "For a regular expression give re.compile(...)"),
