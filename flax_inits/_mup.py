@@ -248,14 +248,22 @@ def _scaled(rule: Rule, row: Row) -> Callable[..., Array]:
     """The rule's initializer times the row's factor; raises if it shrinks by itself."""
     if row.stddev == 1:
         return rule.init
-    few, many = (
-        float(jnp.std(rule.init(jax.random.key(0), (*row.shape[:-2], fan_in, 16), jnp.float32)))
-        for fan_in in (64, 1024)
-    )
-    if many < few / 2:
+    if _shrinks(rule.init, row.shape[:-2]):
         raise ValueError(
             f"The rule for {describe(rule.where)} has {rule.init!r}, which shrinks with the fan-in "
             "by itself, so that mup would shrink it twice. Give an initializer with a σ of its "
             "own: the σ of the base model, such as flax_inits.normal(0.02)."
         )
     return scaled(rule.init, row.stddev)
+
+
+def _shrinks(init: Callable[..., Array], outer: tuple[int, ...]) -> bool:
+    """Whether σ falls with the fan-in; not so of what has a shape of its own (a mask, blocks)."""
+    try:
+        few, many = (
+            float(jnp.std(init(jax.random.key(0), (*outer, fan_in, 16), jnp.float32)))
+            for fan_in in (64, 1024)
+        )
+    except (TypeError, ValueError):
+        return False
+    return many < few / 2

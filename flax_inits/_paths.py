@@ -109,11 +109,6 @@ def describe(where: Where) -> str:
     return "a tree of bools"
 
 
-def matches(where: Where, paths: Sequence[Path], leaves: Sequence[Any], tree: PyTree) -> list[bool]:
-    """Whether `where` selects each leaf; to select nothing is no error here."""
-    return resolve(where, paths, leaves, tree)[0]
-
-
 class PathTest(abc.ABC):
     """A `where` that decides from the paths of a whole tree at once."""
 

@@ -81,6 +81,5 @@ def _is_constant(array: Array) -> bool:
 
 
 def _draws_slices(init: Any) -> bool:
-    """Whether an initializer is `stacked(...)`: this layer knows no factories."""
-    factory = getattr(init, "_factory", None)
-    return getattr(factory, "__name__", None) == "stacked"
+    """Whether an initializer is `stacked(...)`, or made of it: this layer knows no factories."""
+    return getattr(getattr(init, "draw", None), "sliced", False)

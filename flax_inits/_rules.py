@@ -1,5 +1,6 @@
 """Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -119,13 +120,20 @@ def no_leaf(where: Where, paths: Sequence[Path], tree: PyTree) -> ValueError:
     """The error for a `where` that selects nothing, or nothing but `None`."""
     holes = flatten(jax.tree.map(lambda leaf: leaf is None, tree, is_leaf=lambda x: x is None))
     empty = [path for path, is_none in zip(*holes[:2], strict=True) if is_none]
-    if isinstance(where, str) and any(verdicts := resolve(where, empty, empty, None)[0]):
+    if _reads_paths(where) and any(verdicts := resolve(where, empty, empty, None)[0]):
         name = show(empty[verdicts.index(True)])
         return ValueError(
             f"{describe(where)} selects {name!r}, which no initializer can make: it holds None. "
             "Give it an array, or leave it out of the rule."
         )
     return nothing_selected(where, paths)
+
+
+def _reads_paths(where: Where) -> bool:
+    """Whether `where` decides by paths alone, with no function of the user's."""
+    if isinstance(where, list):
+        return bool(where) and all(map(_reads_paths, where))
+    return isinstance(where, str | re.Pattern)
 
 
 def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:

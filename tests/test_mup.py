@@ -162,6 +162,13 @@ def test_rules_agree_with_mup_scaled():
     np.testing.assert_allclose(init(KEY, (128, 256)), expected, rtol=1e-6)
 
 
+def test_an_initializer_with_a_shape_of_its_own_is_scaled():
+    fused = fi.blocks([fi.normal(0.1), fi.normal(0.2), fi.normal(0.3)], axis=-1)
+    mup = fi.mup(lambda key: {"qkv": jnp.ones((8, 24))}, lambda key: {"qkv": jnp.ones((32, 96))})
+    ((where, init),) = mup.rules({"qkv": fused})
+    np.testing.assert_allclose(init(KEY, (32, 96)), fused(KEY, (32, 96)) / 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

@@ -392,6 +392,8 @@ class TestRejected:
     def test_none(self):
         params = {"head": {"kernel": jnp.ones(2), "bias": None}}
         match = "'head/bias' selects 'head/bias', which no initializer can make: it holds None"
+        for where in ("head/bias", re.compile(".*bias"), ["head/bias", "tail"]):
+            self.fails(ValueError, "it holds None", [(where, fi.zeros())], params=params)
         self.fails(ValueError, match, {"head/bias": fi.zeros()}, params=params)
         assert fi.reinit(KEY, params, {"head": fi.zeros()})["head"]["bias"] is None
 

@@ -268,6 +268,8 @@ class TestPmap:
         assert np.abs(kernel).max() > (6 / (8 * 7)) ** 0.5  # the fans are those of one replica
         other = np.asarray(fi.reinit(KEY, replicas, {"kernel": fi.stacked(XAVIER)})["kernel"])
         assert not (other[0] == other[1]).any()
+        halved = fi.reinit(KEY, replicas, {"kernel": fi.scaled(fi.stacked(XAVIER), 0.5)})["kernel"]
+        np.testing.assert_array_equal(halved, other / 2)
 
     def test_inside_pmap(self, replicas):
         run = jax.pmap(lambda params: fi.reinit(KEY, params, {"kernel": XAVIER}))

@@ -45,6 +45,9 @@ class Draw(NamedTuple):
     dtype: DType = None
     """The default dtype where the factory's `dtype` argument gives none."""
 
+    sliced: bool = False
+    """Whether slices over some axes are drawn each by itself."""
+
     pieces: tuple[tuple[float, float, float], ...] = ()
     """Where values are piecewise uniform: (weight, low, high) of each; low == high is a point."""
 

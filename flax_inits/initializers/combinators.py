@@ -62,6 +62,7 @@ def times(factory: str, name: str, init: Any, factor: float) -> Draw:
         kinds=(jnp.inexact,),
         dtype=draw.dtype,
         pieces=pieces,
+        sliced=draw.sliced,
     )
 
 
@@ -103,7 +104,7 @@ def clipped(init: Callable[..., Array], lower: float, upper: float, dtype: DType
         return clip(draw.sample(key, shape, dtype), *round_inwards(lower, upper, dtype))
 
     least, most = (float(min(max(end, lower), upper)) for end in (draw.lower, draw.upper))
-    return Draw(sample, least, most, dtype=draw.dtype)
+    return Draw(sample, least, most, dtype=draw.dtype, sliced=draw.sliced)
 
 
 @initializer

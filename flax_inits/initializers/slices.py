@@ -60,7 +60,7 @@ def stacked(init: Callable[..., Array], axes: int | Sequence[int] = 0, dtype: DT
         values = mapped(lambda key: draw.sample(key, inner, dtype))(keys)
         return jnp.moveaxis(values.reshape(*outer, *inner), range(len(outer)), front)
 
-    return draw._replace(sample=sample, widen=False, pieces=())
+    return draw._replace(sample=sample, widen=False, sliced=True, pieces=())
 
 
 def _without(shape: tuple, axes: tuple[int, ...]) -> tuple[tuple, tuple]:
