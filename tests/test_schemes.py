@@ -357,6 +357,7 @@ def kernels_of(layers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [freeze, boxed, spread, FORMS["bfloat16"]])
+@jax.numpy_dtype_promotion("standard")  # Flax's BatchNorm makes float32 of bfloat16.
 def test_lsuv_of_a_conv_net(form):
     model, variables = ConvNet(), form(conv_variables())
     new = fi.lsuv(KEY, model, variables, IMAGES)
