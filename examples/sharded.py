@@ -5,7 +5,7 @@
 On a TPU pod every host runs the same script; each makes only the shards of its own chips:
 
     POD="gcloud compute tpus tpu-vm ssh my-pod --worker=all --command"
-    $POD "pip install 'jax[tpu]' flax_inits"       # on every host, once
+    $POD "pip install 'jax[tpu]' ./flax_inits"     # on every host, once
     $POD "python sharded.py --pod"                 # on every host, at the same time
 
 What `--pod` changes is marked POD below; nothing else knows how many hosts there are. Before you

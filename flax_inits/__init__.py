@@ -1,4 +1,13 @@
-"""Initializers, layer surgery and fast whole-model initialization for JAX and Flax."""
+"""Initializers, layer surgery and fast whole-model initialization for JAX and Flax.
+
+- Initializers: `kernel_init=flax_inits.mixture()`; `print(flax_inits.catalogue())` lists them all.
+- Surgery: `reinit(key, params, {"head": init})`, `graft(params, checkpoint, "body")`,
+  `reset_optimizer`, `reinit_state`, `shrink_perturb`, `recycle`.
+- Whole models: `jit_init(model.init)(key, x)`, as `jax.jit(model.init)`, compiled much faster.
+- Schemes: `lsuv`, `deepnorm`, `mup`. Reports: `summary(params)`, `signal(model, variables, x)`.
+
+Every name below has a docstring with its contract and an example: `help(flax_inits.reinit)`.
+"""
 
 # Randomness: keys whose bits come from one fused loop.
 from ._bits import fused_key as fused_key
