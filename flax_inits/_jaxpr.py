@@ -25,7 +25,7 @@ _Literal = jax.extend.core.Literal
 CLOSED_JAXPR: Any = getattr(jax.extend.core, "ClosedJaxpr", jax.extend.core.Jaxpr)
 """A jaxpr with its constants; newer versions of JAX have one class for both."""
 
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -73,10 +73,10 @@ class Traced:
 def trace(fun: Callable[..., Any], *args: Any) -> Traced:
     """Traces `fun` at (possibly abstract) `args`; nothing is computed."""
     closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-    return Traced(*_opened(closed), shape)
+    return Traced(*opened(closed), shape)
 
 
-def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
+def opened(closed: Any) -> tuple[Any, Sequence[Any]]:
     """A jaxpr and its constants, whether or not this version of JAX keeps them apart."""
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
@@ -128,9 +128,9 @@ def _live(jaxpr: Any, used: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
 def _inlined(equation: Any, inputs: list, wanted: list[bool], origin: Any) -> list | None:
     """The outputs of a call, over its inputs; None if the equation is no plain call."""
     name = equation.primitive.name
-    if name not in _CALLS or not _plain(equation.params):
+    if name not in CALLS or not _plain(equation.params):
         return None
-    body, constants = _opened(equation.params[_CALLS[name]])
+    body, constants = opened(equation.params[CALLS[name]])
     if len(body.invars) != len(inputs):
         return None
     origin = origin or equation.params.get("name")
@@ -173,7 +173,7 @@ def _mapped(equation: Any, inputs: list, index: int, parent: Any) -> Output | No
         (reduced,) = alone.eqns
     except Exception:  # An unstable API: without it the whole scan runs once for all its outputs.
         return None
-    body, _ = _opened(reduced.params["jaxpr"])
+    body, _ = opened(reduced.params["jaxpr"])
     if any(
         len(out.aval.shape) != len(inner.aval.shape) + 1
         for out, inner in zip(reduced.outvars, body.outvars, strict=True)
@@ -192,7 +192,7 @@ def vectorized(scan: Output) -> Value | None:
     Equal to the scan bit for bit only if all it does is elementwise.
     """
     node = scan.node
-    body, constants = _opened(node.params["jaxpr"])
+    body, constants = opened(node.params["jaxpr"])
     if any(
         len(aval.shape) != len(out.aval.shape) + 1
         for aval, out in zip(node.avals, body.outvars, strict=True)
@@ -209,7 +209,7 @@ def vectorized(scan: Output) -> Value | None:
 
     structs = [_struct(value.aval) for value in node.inputs]
     closed = jax.make_jaxpr(jax.vmap(step, in_axes=axes, axis_size=length))(*structs)
-    return flatten(*_opened(closed), node.inputs)[0]
+    return flatten(*opened(closed), node.inputs)[0]
 
 
 def evaluate(outputs: Sequence[Value], bound: dict[Value, Any], fuse: bool = True) -> list[Any]:
@@ -249,10 +249,10 @@ def _redrawn(param: Any) -> Any:
         return tuple(map(_redrawn, param))
     if not _is_closed(param) or not _draws(param):
         return param
-    body, constants = _opened(param)
+    body, constants = opened(param)
     structs = [_struct(var.aval) for var in body.invars]
     again = jax.make_jaxpr(lambda *args: _recompute(body, constants, args, False))(*structs)
-    before, after = ([str(var.aval) for var in _opened(j)[0].outvars] for j in (param, again))
+    before, after = ([str(var.aval) for var in opened(j)[0].outvars] for j in (param, again))
     return again if before == after else param
 
 
@@ -273,7 +273,7 @@ def _draws(closed: Any) -> bool:
     return any(
         equation.primitive.name == "random_bits"
         or any(_draws(inner) for inner in inner_jaxprs(equation.params))
-        for equation in _opened(closed)[0].eqns
+        for equation in opened(closed)[0].eqns
     )
 
 

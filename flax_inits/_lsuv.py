@@ -1,22 +1,19 @@
 """LSUV: what may be asked for, and its checks."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.core
 import flax.linen as nn
 import jax
 
 from ._derived import among, chosen_paths, with_leaves
 from ._errors import listed, noted
+from ._linen import all_but
 from ._lsuv_scale import Goal, check_std, path_of, scaled
 from ._paths import describe, flatten, show
 from ._reinit import reinit
 from ._types import Key, Path, PyTree, Where
 from .initializers import _checks, orthogonal
-
-_fresh = itertools.count()
 
 
 def lsuv(
@@ -89,10 +86,9 @@ def lsuv(
     others = {name: k for name, k in (rngs or {}).items() if name != "params"}
 
     def apply(variables: PyTree, inputs: tuple) -> PyTree:
-        # As everything is mutable, batch statistics do not mind; what is unheard of keeps nn.jit
-        # from taking a trace that it has, in which no interceptor would be called.
-        unseen = flax.core.DenyList(("intermediates", f"lsuv {next(_fresh)}"))
-        return model.apply(variables, *inputs, rngs=others, mutable=unseen, **kwargs)[1]
+        # As everything is mutable, batch statistics do not mind.
+        mutable = all_but("intermediates")
+        return model.apply(variables, *inputs, rngs=others, mutable=mutable, **kwargs)[1]
 
     order = _order(apply, variables, inputs, layers, where)
     chosen = {path for paths in layers.values() for path in paths}

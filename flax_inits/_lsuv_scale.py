@@ -17,6 +17,7 @@ from jax import lax
 from jax.core import Tracer
 
 from ._leaves import at_least_float32
+from ._linen import scope_of
 from ._paths import flatten, show
 from ._types import Array, Path, PyTree
 
@@ -39,11 +40,8 @@ class Goal(NamedTuple):
 
 def path_of(context: Any) -> Path | None:
     """Where the module is whose `__call__` was intercepted; None for any other call."""
-    scope = context.module.scope
-    # Flax first tries the setup of a lifted module in a scope of a private class, at the root.
-    if context.method_name != "__call__" or type(scope.root) is not flax.core.Scope:
-        return None
-    return scope.path
+    scope = scope_of(context.module)
+    return scope.path if scope and context.method_name == "__call__" else None
 
 
 def scaled(

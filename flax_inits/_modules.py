@@ -2,19 +2,16 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import flax.core
 import flax.linen as nn
 import jax
 
 from ._errors import listed, noted
+from ._linen import all_but, of_arrays, scope_of
 from ._paths import PathTest, paths
 from ._types import Path
-
-_fresh = itertools.count()
 
 
 def of_type(model: nn.Module, cls: type | tuple[type, ...], *args: Any, **kwargs: Any) -> PathTest:
@@ -108,8 +105,10 @@ def _checked(model: Any, cls: Any) -> tuple[type, ...]:
     classes = cls if isinstance(cls, tuple) else (cls,)
     for kind in classes:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            module = isinstance(kind, nn.Module)
+            given = f"a module: give the class {type(kind).__name__}" if module else repr(kind)
             raise TypeError(
-                f"of_type selects by a subclass of nn.Module, or a tuple of them; got {kind!r}."
+                f"of_type selects by a subclass of nn.Module, or a tuple of them; got {given}."
             )
     if not classes:
         raise ValueError("of_type got an empty tuple of classes, which would select nothing.")
@@ -120,29 +119,17 @@ def _traced(
     model: nn.Module, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[list[tuple[Path, type]], Any]:
     """The path and class of every module that `model.init` runs, and the abstract variables."""
-    leaves, treedef = jax.tree.flatten((args, kwargs))
-    is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
     found: dict[tuple[Path, type], None] = {}
 
     def record(method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-        scope = context.module.scope
-        # Flax first tries the setup of a lifted module in a scope of a private class, at the
-        # root; only paths in a real scope mean something.
-        if scope is not None and type(scope.root) is flax.core.Scope:
+        if scope := scope_of(context.module):
             found[scope.path, type(context.module)] = None
         return method(*args, **kwargs)
 
-    def init(arrays: list[Any]) -> Any:
-        given = iter(arrays)
-        args, kwargs = treedef.unflatten(
-            [next(given) if array else leaf for array, leaf in zip(is_array, leaves, strict=True)]
-        )
-        # nn.jit keeps traces, and a kept one calls no interceptor; a set of mutable collections
-        # that no other call had is part of its cache key and makes it trace again.
-        unseen = flax.core.DenyList(("intermediates", f"of_type {next(_fresh)}"))
+    def init(*args: Any, **kwargs: Any) -> Any:
         with nn.intercept_methods(record):
-            return model.init(jax.random.key(0), *args, **{"mutable": unseen, **kwargs})
+            key, mutable = jax.random.key(0), all_but("intermediates")
+            return model.init(key, *args, **{"mutable": mutable, **kwargs})
 
-    arrays = [leaf for array, leaf in zip(is_array, leaves, strict=True) if array]
-    variables = jax.eval_shape(init, arrays)
+    variables = jax.eval_shape(*of_arrays(init, args, kwargs))
     return list(found), variables

@@ -11,7 +11,7 @@ from ._errors import listed
 from ._graph import Input, Value, order
 from ._jaxpr import Traced, inner_jaxprs
 from ._paths import flatten, show
-from ._recipe import is_abstract, placement
+from ._recipe import is_abstract, placement, replicated
 from ._types import Path, PyTree
 
 _SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cast"})
@@ -125,17 +125,10 @@ def _default(value: Value, arrays: Sequence[Any], asked: Sequence[Sharding | Non
     mesh = concrete_mesh()
     if mesh is None:
         beside = next(filter(None, asked), None)
-        return placement(arrays) if beside is None else _replicated(beside)
+        return placement(arrays) if beside is None else replicated(beside)
     if not any(kind == AxisType.Explicit for kind in mesh.axis_types):
         return NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, value.aval.sharding.spec)
-
-
-def _replicated(sharding: Sharding) -> Sharding | None:
-    if not is_abstract(sharding) and len(sharding.device_set) == 1:
-        return sharding
-    mesh = getattr(sharding, "mesh", None)
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def _mixed(arrays: Sequence[Any], shardings: Sequence[Sharding | None]) -> bool:

@@ -209,6 +209,15 @@ def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
             lax.broadcasted_iota(np.uint32, shape, 1),
         ),
     )
+    values = _evaluated(form, words, counter)
+    if not form.lifted:
+        return values
+    return lax.mul(values, lax.broadcast_in_dim(factors[:, 0], shape, (0,)))
+
+
+def _evaluated(form: Form, words: Any, counter: tuple[Any, Any]) -> Any:
+    """The rows without the lifted factor; `counter` has the index of each element, in two words."""
+    shape = counter[1].shape
     full: dict[Value, Any] = {}
     scalars: dict[Value, Any] = {}
 
@@ -235,10 +244,7 @@ def compute(form: Form, words: Any, starts: Any, factors: Any) -> Any:
         else:
             arguments = [scalars[v] if v in scalars else _filled(v) for v in node.inputs]
             (scalars[value],) = bind(node, arguments)
-    result = full[form.output]
-    return (
-        lax.mul(result, lax.broadcast_in_dim(factors[:, 0], shape, (0,))) if form.lifted else result
-    )
+    return full[form.output]
 
 
 def _filled(value: Value) -> Any:

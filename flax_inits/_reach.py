@@ -11,6 +11,7 @@ from . import _bits
 from ._errors import noted
 from ._keys import is_key_dtype
 from ._leaves import check_leaf
+from ._linen import of_arrays
 from ._paths import describe, flatten, show
 from ._rules import Rule, assign, by_path, is_where, no_initializers, note, parsed
 from ._types import Key, Path, PyTree, Rules
@@ -107,27 +108,12 @@ class Reached:
             sources.update(_sources(tree, watch))
             return tree
 
-        shape = _abstractly(run, args, kwargs)
+        shape = jax.eval_shape(*of_arrays(run, args, kwargs))
         paths, leaves, _ = flatten(shape)
         chosen = self._choose(paths, leaves, shape)
         for i, rule in chosen.items():
             check_leaf(paths[i], leaves[i], f"The rule for {describe(rule.where)}")
         return _Survey(paths, chosen, sources)
-
-
-def _abstractly(fun: Callable[..., PyTree], args: tuple, kwargs: dict[str, Any]) -> PyTree:
-    """The shapes of `fun(*args, **kwargs)`; what is no array is passed as it is."""
-    leaves, treedef = jax.tree.flatten((args, kwargs))
-    is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
-
-    def run(arrays: list[Any]) -> PyTree:
-        given = iter(arrays)
-        args, kwargs = treedef.unflatten(
-            [next(given) if array else leaf for array, leaf in zip(is_array, leaves, strict=True)]
-        )
-        return fun(*args, **kwargs)
-
-    return jax.eval_shape(run, [x for x, array in zip(leaves, is_array, strict=True) if array])
 
 
 def _sources(tree: PyTree, watch: Watch) -> dict[int, list[Source]]:

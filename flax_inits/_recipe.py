@@ -239,8 +239,13 @@ def _size(node: Node) -> int:
 def placement(arrays: Sequence[Any]) -> Sharding | None:
     """Where `jax.jit` would put what it makes from `arrays`: None is the default device."""
     committed = [a for a in arrays if getattr(a, "committed", False)]
-    sharding = max((a.sharding for a in committed), key=lambda s: len(s.device_set), default=None)
-    if sharding is None or len(sharding.device_set) == 1:
+    shardings = (a.sharding for a in committed)
+    return replicated(max(shardings, key=lambda s: len(s.device_set), default=None))
+
+
+def replicated(sharding: Sharding | None) -> Sharding | None:
+    """All of what `sharding` is over, without a share for each device; None if nothing says it."""
+    if sharding is None or (not is_abstract(sharding) and len(sharding.device_set) == 1):
         return sharding
     mesh = getattr(sharding, "mesh", None)
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())

@@ -3,12 +3,10 @@
 import collections
 import contextlib
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.core
 import flax.errors
 import flax.linen as nn
 import jax
@@ -18,6 +16,7 @@ from jax.core import Tracer
 from ._activations import measure
 from ._errors import noted
 from ._leaves import at_least_float32
+from ._linen import all_but, of_arrays
 from ._lsuv import in_short, no_params
 from ._paths import flatten, show
 from ._recording import Point, Recorder
@@ -26,8 +25,6 @@ from ._signal_table import Signal, SignalRow
 from ._statistics import statistics
 from ._taps import Place, Tapped
 from ._types import Array, PyTree
-
-_fresh = itertools.count()
 
 
 def signal(
@@ -94,21 +91,15 @@ def signal(
     """
     recorder = Recorder()
     fun = _function(model, recorder)
-    leaves, treedef = jax.tree.flatten((variables, args, kwargs))
-    _check_concrete(leaves)
+    _check_concrete(jax.tree.leaves((variables, args, kwargs)))
     for path, leaf in zip(*flatten(variables)[:2], strict=True):
         check_alive("signal", "variables", path, leaf)
-    is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
 
-    def traced(arrays: Sequence[Any]) -> Any:
-        given = iter(arrays)
-        variables, args, kwargs = treedef.unflatten(
-            [next(given) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
-        )
+    def recorded(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
         with nn.intercept_methods(recorder.intercept):
             return recorder.result(fun(variables, *recorder.arguments(args), **kwargs))
 
-    arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+    traced, arrays = of_arrays(recorded, (variables, *args), kwargs)
     with _explained(model, variables, args):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
     places = tapped.places()
@@ -126,9 +117,7 @@ def signal(
 def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
     """The network as a function of variables and inputs."""
     if isinstance(model, nn.Module):
-        # nn.jit keeps traces, and a kept one calls no interceptor; a set of mutable collections
-        # that no other call had is part of its cache key and makes it trace again.
-        mutable = flax.core.DenyList(("params", f"signal {next(_fresh)}"))
+        mutable = all_but("params")
 
         def apply(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
             return model.apply(variables, *args, **{**kwargs, "mutable": mutable})[0]

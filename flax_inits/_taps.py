@@ -17,11 +17,11 @@ import jax.extend.core
 from jax.ad_checkpoint import checkpoint_name
 
 from ._graph import Node
-from ._jaxpr import bind
+from ._jaxpr import CALLS, bind, opened
 from ._types import Array
 
-_CALLS = frozenset({"jit", "pjit", "remat", "remat2", "checkpoint"})
-"""Primitives that only call the function in their parameter `jaxpr`."""
+_CALLS = frozenset(name for name, holder in CALLS.items() if holder == "jaxpr")
+"""Calls of functions that have no derivatives of their own."""
 
 
 class Place(NamedTuple):
@@ -42,7 +42,7 @@ class Tapped:
 
     def __init__(self, fun: Callable[..., Any], args: Sequence[Any], prefix: str):
         closed, self.shape = jax.make_jaxpr(fun, return_shape=True)(*args)
-        self._jaxpr, self._constants = _opened(closed)
+        self._jaxpr, self._constants = opened(closed)
         self._prefix = prefix
 
     def __call__(self, args: Sequence[Any], moves: Sequence[Any] | None = None) -> Any:
@@ -85,7 +85,7 @@ class Tapped:
 
     def _enter(self, equation: Any, values: list[Any], moves: list[Any]) -> Any:
         """The outputs of a call or a scan, and the values at the taps in it."""
-        body, constants = _opened(equation.params["jaxpr"])
+        body, constants = opened(equation.params["jaxpr"])
         if equation.primitive.name != "scan":
             return self._run(body, constants, values, moves)
         # What is scanned over has one axis more outside than inside; then come the carries.
@@ -119,7 +119,7 @@ class Tapped:
             if name == "name":
                 count += equation.params["name"].startswith(self._prefix)
             elif name == "scan" or name in _CALLS:
-                count += self._count(_opened(equation.params["jaxpr"])[0].eqns)
+                count += self._count(opened(equation.params["jaxpr"])[0].eqns)
         return count
 
     def _places(self, jaxpr: Any, first: int) -> Iterator[Place]:
@@ -129,15 +129,10 @@ class Tapped:
             if equation.primitive.name == "name":
                 yield Place(equation.params["name"], first, ())
             else:
-                inner = list(self._places(_opened(equation.params["jaxpr"])[0], first))
+                inner = list(self._places(opened(equation.params["jaxpr"])[0], first))
                 for step in _steps(equation):
                     yield from (Place(name, tap, step + steps) for name, tap, steps in inner)
             first += count
-
-
-def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
-    """A jaxpr and its constants, whether or not this version of JAX keeps them apart."""
-    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
 
 def _ndim(value: Any) -> int:

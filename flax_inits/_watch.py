@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 
 from ._errors import noted
+from ._linen import scope_of
 from ._rules import Rule, like, note
 from ._types import Path
 
@@ -216,11 +217,8 @@ def _scope(module: nn.Module) -> flax.core.Scope:
 
 
 def _makes_params(module: nn.Module) -> bool:
-    # Flax first tries the setup of a lifted module in a scope of a private class, at the root.
-    scope = module.scope
-    if scope is None or type(scope.root) is not flax.core.Scope:
-        return False
-    return scope.is_mutable_collection("params")
+    scope = scope_of(module)
+    return scope is not None and scope.is_mutable_collection("params")
 
 
 def _given(module: nn.Module) -> Iterator[nn.Module]:

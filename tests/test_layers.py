@@ -17,7 +17,7 @@ PACKAGE = Path(flax_inits.__file__).parent
 # for all of its modules, "" for the package itself.
 LAYERS = (
     ("_types", "_errors", "_table", "_cache", "_context"),
-    ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves"),
+    ("_threefry", "_bits", "_boxes", "_glob", "_paths", "_leaves", "_linen"),
     (
         "_graph",
         "_fold",

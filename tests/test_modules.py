@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flax_inits._modules import of_type
-from flax_inits._paths import matches, paths, select, show
+from flax_inits._paths import paths, resolve, select, show
 
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)
 
@@ -227,7 +227,7 @@ def test_other_trees_of_the_same_modules():
         "params/layers_0/kernel/scale",
     }
     names = paths({"other": {"bias": 1}})
-    assert matches(where, names, [1], None) == [False]
+    assert resolve(where, names, [1], None)[0] == [False]
 
 
 def test_inputs_are_those_of_init():
@@ -298,7 +298,8 @@ def test_a_class_without_leaves_selects_nothing():
         (nn.Dense(3), "Dense", TypeError, "a subclass of nn.Module, or a tuple of them; got 'D"),
         (nn.Dense(3), int, TypeError, "or a tuple of them; got <class 'int'>."),
         (nn.Dense(3), (nn.Dense, int), TypeError, "or a tuple of them; got <class 'int'>."),
-        (nn.Dense(3), nn.Dense(3), TypeError, "of_type selects by a subclass of nn.Module"),
+        (nn.Dense(3), nn.Dense(3), TypeError, "of_type selects by a subclass of nn.Module, or a "
+            "tuple of them; got a module: give the class Dense."),
         (nn.Dense(3), (), ValueError, "an empty tuple of classes, which would select nothing."),
         (WithSetup(), (nn.Conv, nn.GRUCell), ValueError, "WithSetup has no module of class 'Conv' "
             "or 'GRUCell'; it has 'WithSetup', 'Dense', 'LayerNorm' and 'Embed'."),

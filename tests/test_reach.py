@@ -14,8 +14,9 @@ import pytest
 from jax.interpreters import partial_eval
 
 import flax_inits
+from flax_inits._linen import of_arrays
 from flax_inits._paths import flatten, path_hash, show
-from flax_inits._reach import STORED, THROUGH, _abstractly, with_rules
+from flax_inits._reach import STORED, THROUGH, with_rules
 
 KEY = jax.random.key(3)
 X = jnp.linspace(-1.0, 1.0, 24).reshape(3, 8)
@@ -52,7 +53,7 @@ def told(reached, *args, **kwargs):
         how.update(found)
         return tree
 
-    _abstractly(run, args, kwargs)
+    jax.eval_shape(*of_arrays(run, args, kwargs))
     return how
 
 
