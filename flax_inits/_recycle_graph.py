@@ -143,23 +143,27 @@ def _check_names(masks: Mapping[str, Any], layers: Mapping[str, Any]) -> None:
     if not masks:
         raise ValueError("masks is empty: give a mask for at least one layer.")
     for name, layer in layers.items():
-        if not isinstance(layer, Mapping):
-            raise TypeError(
-                f"Layer {name!r} must be a mapping of its parts, {{'kernel': path, 'feeds': "
-                f"path}}; got {layer!r}."
-            )
-        unknown = [part for part in layer if part not in _PARTS]
-        if unknown:
-            raise ValueError(
-                f"Layer {name!r} has {listed(unknown)}; it may have {listed(_PARTS)}."
-                f"{did_you_mean(str(unknown[0]), _PARTS)}"
-            )
-        if not layer.get("kernel") or not layer.get("feeds"):
-            lacks = "feeds" if layer.get("kernel") else "kernel"
-            raise ValueError(
-                f"Layer {name!r} has no {lacks!r}. Each needs the kernel that makes its units and "
-                "the kernels that they feed; the output layer feeds none and is not recycled."
-            )
+        _check_layer(name, layer)
+
+
+def _check_layer(name: str, layer: Any) -> None:
+    if not isinstance(layer, Mapping):
+        raise TypeError(
+            f"Layer {name!r} must be a mapping of its parts, {{'kernel': path, 'feeds': "
+            f"path}}; got {layer!r}."
+        )
+    unknown = [part for part in layer if part not in _PARTS]
+    if unknown:
+        raise ValueError(
+            f"Layer {name!r} has {listed(unknown)}; it may have {listed(_PARTS)}."
+            f"{did_you_mean(str(unknown[0]), _PARTS)}"
+        )
+    if not layer.get("kernel") or not layer.get("feeds"):
+        lacks = "feeds" if layer.get("kernel") else "kernel"
+        raise ValueError(
+            f"Layer {name!r} has no {lacks!r}. Each needs the kernel that makes its units and "
+            "the kernels that they feed; the output layer feeds none and is not recycled."
+        )
 
 
 def _mask(name: str, mask: Any) -> Any:
