@@ -5,6 +5,7 @@ is lowered here, where the caller's configuration holds, and compiled by threads
 """
 
 import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -247,29 +248,38 @@ def _run_each(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
 
 
 def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
-    """Cuts leaves out of runs of rows, through one staging buffer."""
+    """Cuts leaves out of runs of rows, straight into their own memory."""
     spread = [_pool.rows(_form(job), deriver) for job, deriver in run.tasks]
     columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
     blocks = _blocks(compiled, columns, run.rows)
     block, place = next(blocks), 0
     largest = max(job.recipe.outputs[0].aval.size for job, _ in run.tasks)
-    staging = _misaligned(largest, block.dtype)
+    blank = _misaligned(largest, block.dtype)
     for (job, _), part in zip(run.tasks, spread, strict=True):
         (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
-        flat, taken = staging[: value.aval.size], 0
+        leaf = _owned(blank[: value.aval.size].reshape(value.aval.shape), sharding)
+        flat, taken = _memory(leaf), 0
         while taken < len(part.words):
             if place == run.rows:
                 block, place = next(blocks), 0
             take = min(len(part.words) - taken, run.rows - place)
             _pool.copy_rows(_form(job), block[place : place + take], taken, flat)
             taken, place = taken + take, place + take
-        leaf = _owned(flat.reshape(value.aval.shape), sharding)
-        yield job, [leaf.block_until_ready()]  # The staging buffer is about to be written again.
+        yield job, [leaf]
+
+
+def _memory(new: Array) -> np.ndarray:
+    """The memory of an array on one CPU device, to be written before anybody else has the array.
+
+    JAX has no public way to fill an array part by part without a program for its shape.
+    """
+    address = new.block_until_ready().unsafe_buffer_pointer()
+    return np.frombuffer((ctypes.c_uint8 * new.nbytes).from_address(address), new.dtype)
 
 
 def _misaligned(size: int, dtype: Any) -> np.ndarray:
     """Memory that no device takes over as it is: that needs a multiple of 64 bytes."""
-    buffer = np.empty(size * dtype.itemsize + 64, np.uint8)
+    buffer = np.zeros(size * dtype.itemsize + 64, np.uint8)  # not resident until written
     start = -buffer.ctypes.data % 64 + dtype.itemsize % 64
     return buffer[start : start + size * dtype.itemsize].view(dtype)
 

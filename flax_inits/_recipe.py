@@ -19,7 +19,7 @@ from ._keys import Derivation, impl_of, is_key_dtype
 from ._signature import Signer
 from ._types import Token
 
-LARGEST_POOLED = 1 << 23
+LARGEST_POOLED = 1 << 25
 """Elements above which a leaf is drawn in place: compiling costs less than copying its rows."""
 
 
