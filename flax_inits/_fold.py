@@ -63,9 +63,7 @@ def _casts_alike(source: np.dtype, target: np.dtype) -> bool:
 
 
 def _scalar(value: Constant) -> Any:
-    if value.aval.size != 1 or not hasattr(value.aval.dtype, "itemsize"):
-        return None
-    if jnp.issubdtype(value.aval.dtype, jax.dtypes.extended):
+    if value.aval.size != 1 or jnp.issubdtype(value.aval.dtype, jax.dtypes.extended):
         return None
     return np.asarray(value.value, value.aval.dtype).reshape(())[()]
 

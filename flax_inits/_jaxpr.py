@@ -131,8 +131,6 @@ def _inlined(equation: Any, inputs: list, wanted: list[bool], origin: Any) -> li
     if name not in CALLS or not _plain(equation.params):
         return None
     body, constants = opened(equation.params[CALLS[name]])
-    if len(body.invars) != len(inputs):
-        return None
     origin = origin or equation.params.get("name")
     return flatten(body, constants, inputs, wanted, origin=origin)
 

@@ -60,13 +60,10 @@ def match(value: Value, derivation: Derivation, signer: Signer) -> Form | None:
     graph = _Graph(value, derivation)
     if not graph.matches or not graph.keys or not is_calm(graph.nodes):
         return None
-    segments = {key.aval.size for key in graph.keys}
-    if len(segments) != 1:
-        return None
     output, lifted = graph.lift(value)
     token = (graph.token(output, signer), len(lifted))
-    count = segments.pop()
-    return Form(token, output, lifted, tuple(graph.keys), count, value.aval.size // count)
+    (key,) = graph.keys  # of the one draw
+    return Form(token, output, lifted, (key,), key.aval.size, value.aval.size // key.aval.size)
 
 
 def is_calm(nodes: Sequence[Node]) -> bool:
@@ -130,8 +127,7 @@ class _Graph:
         (key,) = node.inputs
         threefry = is_threefry_dtype(key.aval.dtype)
         self._full.add(node)
-        if key not in self.keys:
-            self.keys.append(key)
+        self.keys.append(key)
         with node.context.manager:
             partitionable = jax.config.jax_threefry_partitionable
         return (

@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._graph import Constant, Node, Output, Value, order
-from ._jaxpr import CLOSED_JAXPR
+from ._jaxpr import CLOSED_JAXPR, opened
 from ._types import Token
 
 _IGNORED = frozenset({"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd"})
@@ -111,8 +111,7 @@ class Signer:
         return ("array", host.dtype.name, host.shape, weak, content)
 
     def _jaxpr(self, closed: Any) -> Token:
-        jaxpr = getattr(closed, "jaxpr", closed)
-        constants = getattr(closed, "consts", ())
+        jaxpr, constants = opened(closed)
         numbers: dict[Any, int] = {}
 
         def name(var: Any) -> Token:

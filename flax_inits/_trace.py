@@ -70,9 +70,7 @@ def _brought(leaf: Array, place: Place) -> Array:
 
 
 def _traced(fun: Callable[[Key], Any], key: Key) -> Traced | None:
-    """`fun` as a graph; None if it cannot be traced, or must not."""
-    if jax.config.jax_disable_jit:
-        return None
+    """`fun` as a graph; None if it cannot be traced."""
     try:
         traced = trace(fun, jax.ShapeDtypeStruct(key.shape, key.dtype))
     except _NEEDS_VALUES:

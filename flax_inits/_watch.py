@@ -136,8 +136,6 @@ class Watch:
                 continue
             source, current = Source(call, (*path, name)), getattr(module, attribute)
             if isinstance(current, _Replacement) and current.watch is self:
-                if current.source == source:  # a lifted module's clone has it from the original
-                    continue
                 current = current.original
             if callable(current):
                 yield attribute, _Replacement(self, source, self._targets[source], current)

@@ -279,6 +279,7 @@ REJECTED: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
         "constant needs a number or an array of numbers, got 'a'",
     ),
     (lambda: fi.constant([[1.0], [2.0, 3.0]]), ValueError, "constant needs rows of equal length"),
+    (lambda: fi.constant(10**400), ValueError, "constant needs numbers within float64, got 1000"),
     (lambda: fi.from_array(None), TypeError, "from_array needs a number or an array of numbers"),
     (lambda: fi.uniform(1.0, 0.0), ValueError, "minval < maxval, got minval=1.0, maxval=0.0"),
     (lambda: fi.uniform(1.0, 1.0), ValueError, "minval < maxval"),

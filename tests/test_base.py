@@ -3,6 +3,7 @@
 import copy
 import decimal
 import fractions
+import numbers
 import pickle
 
 import chex
@@ -20,6 +21,18 @@ KEY = jax.random.key(0)
 NARROW = ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz"]
 
 
+@numbers.Complex.register
+class Imaginary:
+    """As libraries of exact numbers have them."""
+
+    def __complex__(self):
+        return 1j
+
+
+def of_table(key, shape, table):
+    return jnp.full(shape, table["high"])
+
+
 def test_equality_is_of_values():
     assert fi.uniform(-1, 1) == fi.uniform(-1.0, np.float32(1)) == fi.uniform(minval=-1, maxval=1)
     assert fi.uniform(0, jnp.ones(())) == fi.uniform(fractions.Fraction(0), 1)
@@ -29,6 +42,7 @@ def test_equality_is_of_values():
     assert fi.constant(0.0) != fi.constant(-0.0)
     assert fi.constant(np.nan) == fi.constant(float("nan"))
     assert fi.constant(2**70) == fi.constant(2.0**70) != fi.constant(2**70 + 1)
+    assert fi.constant(Imaginary()) == fi.constant(1j)
     assert fi.constant(1 + 0j) == fi.constant(1) and fi.constant(1j) != fi.constant(-1j)
     assert fi.mixture([0, 1]) == fi.mixture((0, 1), weights=None)
 
@@ -66,6 +80,10 @@ def test_arguments_are_frozen_when_given():
         (fi.constant(np.zeros((99, 9))), "constant(<float64 array of shape (99, 9)>)"),
         (fi.scaled(jax.nn.initializers.zeros, 2), "scaled(jax.nn.initializers.zeros, 2)"),
         (fi.from_sampler(jax.random.t, df=3.0), "from_sampler(jax.random.t, df=3.0)"),
+        (
+            fi.from_sampler(of_table, table={"high": np.inf}),
+            "from_sampler(of_table, table={'high': float('inf')})",
+        ),
     ],
 )
 def test_prints_as_its_call(init, text):

@@ -125,6 +125,7 @@ def test_constants_are_exact_or_rejected():
     assert fi.constant(3)(KEY, (2,), jnp.int8).tolist() == [3, 3]
     assert fi.constant(1.0)(KEY, (), bool).dtype == jnp.bool_
     assert fi.constant(1 - 2j)(KEY, (), jnp.complex64) == 1 - 2j
+    assert fi.constant(np.array([2 + 0j, 3]))(KEY, (2,), jnp.int8).tolist() == [2, 3]
     assert fi.constant([True, False])(KEY, (2,), jnp.int32).tolist() == [1, 0]
     assert np.isnan(fi.constant(np.nan)(KEY, ()))
     chex.assert_trees_all_equal(fi.constant(0.1)(KEY, ()), jnp.float32(0.1))
@@ -177,6 +178,15 @@ def test_samplers_of_integers_are_cast():
     assert draws(KEY, (9,), jnp.int8).dtype == jnp.int8
     coin = fi.from_sampler(jax.random.bernoulli, p=0.5)
     assert coin(KEY, (9,), bool).dtype == jnp.bool_
+
+
+def test_samplers_that_do_not_say_what_they_take_are_given_a_dtype():
+    def sampler(key, *, shape, dtype):
+        return jax.random.normal(key, shape, dtype)
+
+    sampler.__signature__ = "none that Python can read"  # type: ignore[attr-defined]
+    draws = fi.from_sampler(sampler)(KEY, (4,), jnp.bfloat16)
+    chex.assert_trees_all_equal(draws, fi.from_sampler(jax.random.normal)(KEY, (4,), jnp.bfloat16))
 
 
 def test_samplers_that_do_not_fit_are_rejected():

@@ -26,6 +26,13 @@ def takes_dtype_by_name(key, shape, *, dtype):
     return jax.random.normal(key, shape, dtype)
 
 
+def takes_who_knows_what(key, shape, dtype):
+    return jax.random.normal(key, shape, dtype)
+
+
+takes_who_knows_what.__signature__ = "none that Python can read"  # type: ignore[attr-defined]
+
+
 class Callable:
     def __call__(self, key, shape, dtype=None, out_sharding=None):
         return jax.random.normal(key, shape, dtype)
@@ -36,6 +43,7 @@ ANY_KIND = [
     takes_three,
     takes_two,
     takes_dtype_by_name,
+    takes_who_knows_what,
     Callable(),
     lambda key, shape, dtype=None: jax.random.normal(key, shape, dtype),
     functools.partial(jax.random.normal),

@@ -48,8 +48,9 @@ def test_is_a_value(case):
     assert eval(repr(one), names) == one
     assert pickle.loads(pickle.dumps(one)) == one
     assert isinstance(one, jax.nn.initializers.Initializer)
-    with pytest.raises(AttributeError, match="is frozen"):
-        one.draw = None
+    for change in (lambda: setattr(one, "draw", None), lambda: delattr(one, "draw")):
+        with pytest.raises(AttributeError, match="is frozen: build another .* to change 'draw'"):
+            change()
 
 
 @pytest.mark.sampled(10)

@@ -328,6 +328,16 @@ def test_an_init_that_looks_into_the_params():
     assert changed(state, new) == {"moments/Dense_10"}
 
 
+def test_an_optimizer_that_cannot_be_hashed():
+    class Unhashable(list):
+        def __call__(self, params):
+            return jax.tree.map(jnp.zeros_like, params)
+
+    tx = optax.GradientTransformation(Unhashable(), lambda u, s, p=None: (u, s))
+    state = jax.tree.map(lambda leaf: leaf + 1, tx.init(SMALL))
+    assert changed(state, reset_optimizer(tx, state, SMALL, "Dense_10")) == {"Dense_10"}
+
+
 def test_a_state_that_says_nothing_of_its_params():
     def init(params):
         assert params["Dense_10"].shape == (2,)

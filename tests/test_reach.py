@@ -489,8 +489,17 @@ class InSetup(nn.Module):
         return x @ self.kernel
 
 
+class AgainInSetup(InSetup):
+    """Its setup hides an attribute of the class."""
+
+    kernel_init = WIDE
+
+
+KINDS = [OrDefault, Constant, Method, OfKeyAlone, Property, InSetup, AgainInSetup]
+
+
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("kind", [OrDefault, Constant, Method, OfKeyAlone, Property, InSetup])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_initializer_may_be_any_kind_of_attribute(kind):
     got = applied(kind().init, {"params/kernel": FAN}, KEY, X)
     want = jitted(OrDefault(FAN).init)(KEY, X)
@@ -656,6 +665,23 @@ class Bare(nn.Module):
         bare = self.param("bare", nn.initializers.normal(), (8, 4))
         count = self.variable("state", "count", jnp.zeros, (), jnp.int32)
         return nn.BatchNorm(use_running_average=False)(x @ bare) + count.value
+
+
+class Picks(nn.Module):
+    """Its initializer makes more than the param."""
+
+    def kernel_init(self, key):
+        return jax.random.normal(key, (8, 4)), jnp.ones(4)
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("kernel", lambda key: self.kernel_init(key)[0])
+
+
+def test_an_initializer_of_more_than_the_param_is_left_alone():
+    got = applied(Picks().init, {"params/kernel": WIDE}, KEY, X)["params"]["kernel"]
+    np.testing.assert_array_equal(got, stored(WIDE, KEY, ("params", "kernel"), got))
+    assert explained(Picks().init, {"params/kernel": WIDE}, KEY, X) == {"params/kernel": STORED}
 
 
 @pytest.mark.parametrize("path", ["params/bare", "batch_stats/BatchNorm_0/mean"])

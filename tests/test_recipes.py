@@ -95,6 +95,7 @@ def test_what_is_unknown_is_itself_alone():
 
     value = Unhashable()
     assert token(value) == token(value) != token(Unhashable())
+    assert hash(token(value)) == hash(token(value))
 
 
 SAME_RECIPE = [
@@ -281,6 +282,13 @@ def test_a_broken_compilation_is_no_trap(monkeypatch):
     thread.join(60)
     assert made, "the second call hangs"
     assert_same(made[0], jax.jit(fun)(KEY))
+
+
+def test_options_that_a_backend_lacks_are_left_out():
+    lowered = jax.jit(lambda: jnp.arange(3)).lower()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        lowered.compile(compiler_options={"gone": True})
+    np.testing.assert_array_equal(_execute._compiled(lowered, {"gone": True})(), np.arange(3))
 
 
 def test_a_closed_over_array_is_kept_once():

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import flax_inits
 from flax_inits import OptimizerStateWarning, dormant, recycle, shrink_perturb
+from flax_inits._recycle_apply import _fitted, lost_axes
 
 KEY = jax.random.key(0)
 NEW = 7.0
@@ -286,6 +287,29 @@ def test_statistics_of_other_shapes():
     shapes = {state.v_row["a"].shape: after.v_row["a"], state.v_col["a"].shape: after.v_col["a"]}
     np.testing.assert_array_equal(shapes[3,] == 0, [False, True, False])
     assert shapes[2,].all()
+
+
+@pytest.mark.parametrize(
+    ("param", "shape", "lost"),
+    [
+        ((2, 3), (2, 3), ()),
+        ((2, 3), (5, 2, 3), ()),
+        ((2, 3), (2, 1), (1,)),
+        ((2, 3), (1, 1), (0, 1)),
+        ((2, 3), (3,), (0,)),
+        ((2, 3), (2, 4), None),
+        ((2, 3), (4,), None),
+        ((3, 3), (3,), None),
+    ],
+)
+def test_what_a_statistic_has_summed_up(param, shape, lost):
+    assert lost_axes(param, shape) == lost
+
+
+def test_a_sum_is_new_where_all_of_it_is():
+    new = jnp.array([[1, 1, 0], [1, 0, 0]], bool)
+    np.testing.assert_array_equal(_fitted(new, (2, 3), (1, 3)), [[True, False, False]])
+    np.testing.assert_array_equal(_fitted(new, (2, 3), (3,)), [True, False, False])
 
 
 @pytest.mark.thorough

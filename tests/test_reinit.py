@@ -618,6 +618,10 @@ class TestInitFn:
             fi.reinit(KEY, params, "a", init_fn=lambda key: made, donate=True)
         assert (params["a"] == 1).all()
 
+    def test_a_leaf_that_is_no_array(self):
+        with pytest.raises(ValueError, match="^'a' selects 'a', which is no array: str.$"):
+            fi.reinit(KEY, {"a": "text"}, "a", init_fn=lambda key: {"a": jnp.ones(())})
+
     def test_a_part_that_selects_nothing(self):
         after = fi.reinit(KEY, tree(), ["head", "tail"], init_fn=net, allow_unmatched=True)
         alone = fi.reinit(KEY, tree(), "head", init_fn=net)
@@ -663,13 +667,14 @@ class TestInitFn:
         after = fi.reinit(key, tree(), "head", init_fn=net)
         assert_same_bits(after["head"]["kernel"], jax.jit(net)(key)["head"]["kernel"])
 
-    def test_a_function_that_cannot_be_traced(self):
+    @pytest.mark.parametrize("key", [jax.random.PRNGKey(4), jax.random.key(4)])
+    def test_a_function_that_cannot_be_traced(self, key):
         def init(key):
             seed = int(jax.random.key_data(key)[-1])
             return {"a": np.full(3, seed, np.float32), "b": 0}
 
-        after = fi.reinit(KEY, {"a": jnp.ones(3)}, "a", init_fn=init)
-        assert (after["a"] == float(jax.random.key_data(KEY)[-1])).all()
+        after = fi.reinit(key, {"a": jnp.ones(3)}, "a", init_fn=init)
+        assert (after["a"] == 4).all()
 
 
 class TestDonation:
@@ -684,6 +689,12 @@ class TestDonation:
         params = {"a": np.ones(3, np.float32), "b": 1.0}
         fi.reinit(KEY, params, {"**": fi.zeros()}, donate=True)
         assert (params["a"] == 1).all()
+
+    def test_beside_keys_and_deleted_arrays(self):
+        params = {"a": jnp.ones(3), "b": jnp.ones(3), "key": jax.random.key(1)}
+        params["b"].delete()
+        after = fi.reinit(KEY, params, {"a": fi.zeros()}, donate=True)
+        assert params["a"].is_deleted() and not after["key"].is_deleted()
 
     def test_a_tied_array_that_is_kept_somewhere_stays(self):
         shared = jnp.ones((3, 3))

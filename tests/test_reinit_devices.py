@@ -271,6 +271,14 @@ class TestPmap:
         halved = fi.reinit(KEY, replicas, {"kernel": fi.scaled(fi.stacked(XAVIER), 0.5)})["kernel"]
         np.testing.assert_array_equal(halved, other / 2)
 
+    def test_beside_keys(self):
+        make = jax.pmap(lambda key: {"key": key, "w": jax.random.normal(key, (3,))})
+        replicas = make(jnp.broadcast_to(KEY, 8))
+        with pytest.raises(ValueError, match="'w' holds one copy for each device of pmap"):
+            fi.reinit(KEY, replicas, {"w": fi.normal(1.0)})
+        others = make(jax.random.split(KEY, 8))
+        assert fi.reinit(KEY, others, {"w": fi.normal(1.0)})["w"].shape == (8, 3)
+
     def test_inside_pmap(self, replicas):
         run = jax.pmap(lambda params: fi.reinit(KEY, params, {"kernel": XAVIER}))
         kernel = np.asarray(run(replicas)["kernel"])

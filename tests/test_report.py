@@ -190,11 +190,18 @@ def test_every_kind_of_change():
     assert {row.change for row in flax_inits.summary(old).rows} == {None}
 
 
+def test_leaves_without_values_to_compare():
+    assert only(jnp.zeros((0, 2)), jnp.zeros((0, 2))).change == "equal"
+    abstract = [jax.ShapeDtypeStruct((3,), jnp.float32) for _ in range(2)]
+    assert only(*abstract).change is None
+
+
 def test_how_far():
     rng = np.random.default_rng(2)
     old = rng.normal(size=(30, 40)).astype(np.float32)
     new = old + 1e-3 * rng.normal(size=old.shape).astype(np.float32)
-    for a, b in [(new, old), (jnp.asarray(new), jnp.asarray(old)), (jnp.asarray(new), old)]:
+    there = jnp.asarray(new), jnp.asarray(old)
+    for a, b in [(new, old), there, (there[0], old), (new, there[1])]:
         row = only(a, b)
         assert (row.change, row.changed) == ("changed", pytest.approx((new != old).mean()))
         expected = np.linalg.norm(new - old) / np.linalg.norm(old)
@@ -333,6 +340,17 @@ def test_blank_columns_are_left_out_and_html_is_escaped():
     page = flax_inits.summary({"<b>": jnp.zeros(3)})._repr_html_()
     assert "&lt;b&gt;" in page and "<b>" not in page and "<td" in page and "100%" in page
     assert str(flax_inits.summary({})).endswith("0 leaves, 0 elements, 0 B")
+
+
+def test_a_sharding_over_no_mesh_is_shown():
+    class Everywhere(jax.sharding.Sharding):
+        device_set = property(lambda self: set(jax.devices()))
+
+        def __repr__(self):
+            return "Everywhere()"
+
+    row = dataclasses.replace(only(jnp.ones(3)), sharding=Everywhere())
+    assert " Everywhere() " in str(Summary([row]))
 
 
 def test_shares_are_never_rounded_to_none_or_all():

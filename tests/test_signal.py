@@ -108,6 +108,15 @@ def test_gradients_are_those_of_the_loss():
     assert report.rows == flax_inits.signal(net, kernels, X).rows
 
 
+def test_a_number_that_is_recorded():
+    def net(scale, x, record):
+        return record("unused", jnp.float32(3)) * 0 + record("half", jnp.float32(0.5)) * x * scale
+
+    rows = {row.layer: row for row in flax_inits.signal(net, 2.0, X, loss=jnp.sum).rows}
+    assert rows["half"].mean == 0.5 and rows["unused"].gradient == 0
+    assert rows["half"].gradient == pytest.approx(abs(2 * float(X.sum())), rel=1e-4)
+
+
 def test_gradients_go_through_all_later_uses():
     class Residual(nn.Module):
         @nn.compact
@@ -360,6 +369,15 @@ def test_where_it_begins():
         ("vanishing", "activations", "Dense_1"),
         ("vanishing", "gradients", "Dense_0"),
     ]
+
+
+def test_what_enters_the_first_layer_is_its_own_layer():
+    class Unscaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4)(1e4 * x)
+
+    assert kinds(of(Unscaled()))[0] == ("exploding", "activations", "→ Dense_0")
 
 
 def test_dead_units_by_their_biases():
