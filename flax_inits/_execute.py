@@ -258,14 +258,26 @@ def _run_pool(compiled: Any, run: Program) -> Iterator[tuple[Job, Sequence[Array
     for (job, _), part in zip(run.tasks, spread, strict=True):
         (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
         leaf = _owned(blank[: value.aval.size].reshape(value.aval.shape), sharding)
-        flat, taken = _memory(leaf), 0
+        in_place = _is_plain(block.dtype)
+        flat = _memory(leaf) if in_place else np.empty(value.aval.size, block.dtype)
+        taken = 0
         while taken < len(part.words):
             if place == run.rows:
                 block, place = next(blocks), 0
             take = min(len(part.words) - taken, run.rows - place)
             _pool.copy_rows(_form(job), block[place : place + take], taken, flat)
             taken, place = taken + take, place + take
-        yield job, [leaf]
+        yield job, [leaf if in_place else _owned(flat.reshape(value.aval.shape), sharding)]
+
+
+@functools.cache
+def _is_plain(dtype: Any) -> bool:
+    """Whether CPU devices keep values as NumPy does, so that NumPy looks into their memory.
+
+    They may pack those of fewer than 8 bits.
+    """
+    probe = jax.device_put(np.zeros(64, dtype), jax.local_devices(backend="cpu")[0])
+    return np.asarray(probe).ctypes.data == probe.unsafe_buffer_pointer()
 
 
 def _memory(new: Array) -> np.ndarray:
