@@ -1,7 +1,7 @@
 """Keys and shapes to random values: the only source of randomness.
 
 A fused key draws the same bits as the threefry key that it wraps, through `_threefry`; jax.random's
-own samplers on top of it then give the same values, in one fused loop.
+own samplers on top of it then make the same values of them, in one fused loop.
 """
 
 import functools

@@ -186,7 +186,8 @@ def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:
     if np.shape(made) != shape:
         raise ValueError(
             f"init_fn makes {name!r} with shape {np.shape(made)}, but the tree holds shape "
-            f"{shape} there; select only leaves of equal shape."
+            f"{shape} there; select only leaves of equal shape, for example by "
+            f"lambda path, leaf: {path[-2:][0]!r} not in path."
         )
     if not can_cast(dtype_of(made), dtype):
         raise ValueError(

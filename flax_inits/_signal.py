@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ._activations import measure
-from ._errors import noted
+from ._errors import brief, noted
 from ._leaves import at_least_float32
 from ._linen import all_but, of_arrays
 from ._lsuv import in_short, no_params
@@ -176,6 +176,8 @@ def _name(model: Any) -> str:
 
 def _total(tapped: Tapped, loss: Callable[[Any], Array] | None) -> Callable[[Any], Array]:
     """The number whose gradients are taken, from the flat outputs."""
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of the network's outputs, got {brief(loss)}.")
     if loss is None:
         return _along_random_direction
     treedef = jax.tree.structure(tapped.shape)

@@ -6,6 +6,8 @@ import pytest
 from as_jit import assert_as_jit
 from jax import lax
 from jax import random as jr
+from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 import flax_inits
 from flax_inits import _pool, _recipe
@@ -168,6 +170,24 @@ def test_double_precision(name):
 def test_narrow_shapes(trailing):
     # XLA computes log1p one ulp off in the scalar code of narrow loops, so must the recipes.
     assert_as_jit(lambda key: jr.normal(key, (701, trailing)), KEY)
+
+
+def test_what_lives_on_one_cpu_device_is_pooled():
+    def draw(key):
+        return jr.normal(key, SHAPE)
+
+    def placed(sharding):
+        init = flax_inits.jit_init(draw, out_shardings=sharding)
+        return init._planned((KEY,), {})[1].jobs[0].recipe.form is not None
+
+    device, pair = jax.devices()[3], jax.devices()[:2]
+    assert placed(SingleDeviceSharding(device))
+    assert not placed(SingleDeviceSharding(device, memory_kind="pinned_host"))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=pair)
+    assert not placed(NamedSharding(mesh, P()))
+    assert is_pooled(lambda key: jr.normal(key, (1,)))
+    assert not is_pooled(lambda key: jr.normal(key, (0,)))
+    assert is_pooled(lambda key: lax.scan(lambda c, k: (c, draw(k)), None, jr.split(key, 4))[1])
 
 
 def test_leaves_above_the_largest_are_drawn_in_place():

@@ -166,6 +166,16 @@ def test_dead_code_is_no_part_of_a_recipe():
     assert {job.recipe for job in jobs(fun)} == {recipe(normal), recipe(lambda k: jnp.zeros(16))}
 
 
+@pytest.mark.parametrize(("shape", "count"), [((), 2), ((2,), 1), ((5,), 1)])
+def test_leaves_that_share_more_than_a_number_are_made_together(shape, count):
+    def fun(key):
+        *own, common = jr.split(key, 3)
+        shared = jr.normal(common, shape)
+        return [jr.normal(key, shape or (4,)) * shared for key in own]
+
+    assert len(jobs(fun)) == count
+
+
 def test_leaves_of_one_scan_without_a_carry_stand_alone():
     def fun(key):
         def step(carry, key):

@@ -515,6 +515,8 @@ def test_a_list_where_several_inputs_are_meant():
 def test_losses_that_are_no_number():
     model = nn.Dense(3)
     variables = model.init(KEY, X)
+    with pytest.raises(TypeError, match="loss must be a function .*, got 2.0"):
+        flax_inits.signal(model, variables, X, loss=2.0)
     with pytest.raises(
         TypeError, match=r"one real number, .*; it returned float32 of shape \(32, 3\)"
     ):
