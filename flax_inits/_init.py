@@ -10,9 +10,10 @@ from jax.core import Tracer
 from jax.sharding import Sharding
 
 from ._cache import Cache
+from ._compile import compiled, programs
 from ._context import configuration, tracing
 from ._errors import brief, called_with
-from ._execute import compiled, execute, programs
+from ._execute import execute
 from ._jaxpr import Traced, trace
 from ._keys import Deriver
 from ._paths import flatten

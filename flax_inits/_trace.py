@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Sharding
 
 from . import _bits
+from ._compile import Task
 from ._errors import noted
-from ._execute import Task, execute
+from ._execute import execute
 from ._jaxpr import Traced, trace
 from ._keys import Deriver, Words, is_key_dtype
 from ._leaves import Place, at, copied, struct_of, within_reach

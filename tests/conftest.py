@@ -1,4 +1,4 @@
-"""Eight host devices and strict promotion for every test."""
+"""Eight host devices, and strict promotion of ranks and dtypes, for every test."""
 
 import collections
 import os
@@ -28,3 +28,17 @@ def pytest_collection_modifyitems(items):
             if seen[name] % marker.args[0]:
                 item.add_marker(marker.kwargs.get("rest", "slow"))
             seen[name] += 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _strict_promotion():
+    """In tests; not in doctests, which run as a user would run them."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """For code of others (optax, a user's model) that lets JAX promote dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

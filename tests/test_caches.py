@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 import flax_inits as fi
-from flax_inits import _cache, _execute
+from flax_inits import _cache, _compile
 from flax_inits._cache import Cache
 
 KEY = jax.random.key(3)
@@ -107,7 +107,7 @@ def test_a_plan_is_for_the_precision_in_use():
 
 
 def test_who_waits_for_a_call_that_gives_up_compiles_for_itself(monkeypatch):
-    compiled, begun, failing = _execute._compiled, threading.Event(), threading.Event()
+    compiled, begun, failing = _compile._compiled, threading.Event(), threading.Event()
 
     def slowly(lowered, options):
         if threading.current_thread() is not threading.main_thread() and not failing.is_set():
@@ -116,7 +116,7 @@ def test_who_waits_for_a_call_that_gives_up_compiles_for_itself(monkeypatch):
             raise KeyboardInterrupt
         return compiled(lowered, options)
 
-    monkeypatch.setattr(_execute, "_compiled", slowly)
+    monkeypatch.setattr(_compile, "_compiled", slowly)
     init = fi.jit_init(lambda key: jnp.tan(jax.random.normal(key, (3, 17))))
     seen = []
 

@@ -136,12 +136,14 @@ def by_hand(key, shape):
     return data * (jnp.abs(data) >= 5)
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_custom_mixture_is_the_formula():
     values = flax_inits.mixture()(KEY, (300, 40))
     np.testing.assert_array_equal(values, jax.jit(by_hand, static_argnums=1)(KEY, (300, 40)))
     assert not np.signbit(np.asarray(values)[np.asarray(values) == 0]).any()
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_custom_mixture_when_built():
     """Equal to the model built with the formula: the same keys reach the same kernels."""
 

@@ -69,7 +69,7 @@ class Boxed(nn.Module):
     @nn.compact
     def __call__(self, x):
         init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
-        return nn.Dense(16, kernel_init=init, param_dtype=jnp.bfloat16)(x)
+        return nn.Dense(16, kernel_init=init, dtype=x.dtype, param_dtype=jnp.bfloat16)(x)
 
 
 def _unit(x):

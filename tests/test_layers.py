@@ -26,6 +26,7 @@ LAYERS = (
         "_keys",
         "_pool",
         "_recipe",
+        "_compile",
         "_execute",
         "_progress",
         "_call",

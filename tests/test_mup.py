@@ -254,6 +254,7 @@ def test_unknown_leaves_and_optimizers_are_rejected():
             method("adamw")
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_the_parts_of_adamw_decay_alike_at_every_width():
     """The decay of a hidden kernel is not a quarter, as its learning rate is."""
     params = {"up": {"kernel": jnp.ones(1)}, "head": {"bias": jnp.ones(1)}}

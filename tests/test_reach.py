@@ -300,6 +300,7 @@ CASES = {
 
 @pytest.mark.sampled(5, rest="thorough")
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("standard_promotion")
 def test_a_rule_is_the_model_built_with_its_initializer(name):
     build, inits, rules, inputs = CASES[name]
     got = applied(build().init, rules, KEY, inputs)
@@ -664,7 +665,7 @@ class Bare(nn.Module):
     def __call__(self, x):
         bare = self.param("bare", nn.initializers.normal(), (8, 4))
         count = self.variable("state", "count", jnp.zeros, (), jnp.int32)
-        return nn.BatchNorm(use_running_average=False)(x @ bare) + count.value
+        return nn.BatchNorm(use_running_average=False)(x @ bare) + count.value.astype(x.dtype)
 
 
 class Picks(nn.Module):
@@ -758,6 +759,7 @@ def test_rules_within_rules():
     assert_same(outermost, jitted(nn.Dense(4, kernel_init=WIDE).init)(KEY, X))
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_initializers_are_called_as_the_module_calls_them():
     given = []
 
@@ -770,6 +772,7 @@ def test_initializers_are_called_as_the_module_calls_them():
 
 
 @pytest.mark.parametrize("path", ["params/kernel", "params/bias"])
+@pytest.mark.usefixtures("standard_promotion")
 def test_leaves_keep_the_dtype_of_the_model(path):
     def in_float32(key, shape, dtype):
         return jax.random.normal(key, shape, jnp.float32)

@@ -57,6 +57,7 @@ def test_our_column_runs(names, code):
     assert eval(code, {**names, "key": jax.random.key(5), "optax": optax}) is not None
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_what_is_not_to_be_trained_stays(names):
     (code,) = (row.values[0] for row in coming_from() if row.id == "which parameters to train")
     tx, params = eval(code, {**names, "optax": optax}), names["params"]

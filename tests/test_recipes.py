@@ -14,7 +14,7 @@ from jax import lax
 from jax import random as jr
 
 import flax_inits
-from flax_inits import _execute, _jaxpr, _keys, _recipe, _signature, _trace
+from flax_inits import _compile, _jaxpr, _keys, _recipe, _signature, _trace
 
 KEY = jax.random.key(7)
 SHAPE = (8, 16)
@@ -134,6 +134,7 @@ def test_recipes_that_differ(pair):
         assert_as_jit(fun, KEY)  # in one process, so that one could be mistaken for the other
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_closures_that_look_alike():
     def scaled(scale):
         return lambda key: jnp.sin(normal(key) * scale)
@@ -283,7 +284,7 @@ def test_a_broken_compilation_is_no_trap(monkeypatch):
 
     init = flax_inits.jit_init(fun)
     with monkeypatch.context() as patch:
-        patch.setattr(_execute, "_compiled", interrupted)
+        patch.setattr(_compile, "_compiled", interrupted)
         with pytest.raises(KeyboardInterrupt):
             init(KEY)
     made = []
@@ -298,7 +299,7 @@ def test_options_that_a_backend_lacks_are_left_out():
     lowered = jax.jit(lambda: jnp.arange(3)).lower()
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         lowered.compile(compiler_options={"gone": True})
-    np.testing.assert_array_equal(_execute._compiled(lowered, {"gone": True})(), np.arange(3))
+    np.testing.assert_array_equal(_compile._compiled(lowered, {"gone": True})(), np.arange(3))
 
 
 def test_a_closed_over_array_is_kept_once():
