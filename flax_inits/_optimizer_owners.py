@@ -104,23 +104,20 @@ def _without_constants(
 def aligned(entries: Sequence[Entry], opt_state: PyTree) -> list[Entry]:
     """The entries in the order of the real state's leaves, which must be of this optimizer."""
     names, leaves = paths(opt_state), jax.tree.leaves(opt_state)
-    by_path = {entry.path: entry for entry in entries}
-    if len(by_path) != len(entries) or names == [entry.path for entry in entries]:
-        ordered = list(entries)
-    else:
-        ordered = [by_path[name] for name in names if name in by_path]
-    if len(ordered) != len(names) or len(names) != len(entries):
-        raise _of_another(names, [entry.path for entry in entries])
-    for entry, name, leaf in zip(ordered, names, leaves, strict=True):
-        if entry.path != name:
-            raise _of_another(names, [entry.path for entry in entries])
+    expected = [entry.path for entry in entries]
+    if names != expected:
+        by_path = dict(zip(expected, entries, strict=True))
+        if sorted(names) != sorted(expected) or len(by_path) != len(names):
+            raise _of_another(names, expected)
+        entries = [by_path[name] for name in names]
+    for entry, name, leaf in zip(entries, names, leaves, strict=True):
         if entry.shape != np.shape(leaf):
             raise ValueError(
                 f"opt_state holds {show(name)!r} with shape {np.shape(leaf)}, but tx.init(params) "
                 f"makes it with shape {entry.shape}: it is the state of another optimizer, "
                 "or of other params."
             )
-    return ordered
+    return list(entries)
 
 
 def _of_another(names: Sequence[Path], expected: Sequence[Path]) -> ValueError:
