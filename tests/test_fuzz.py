@@ -19,6 +19,7 @@ TOGETHER = 25
     jax.__version_info__ < (0, 12), reason="one end of the supported versions is enough"
 )
 @pytest.mark.parametrize("first", range(0, 500, TOGETHER))
+@pytest.mark.usefixtures("standard_promotion")
 def test_any_program_is_made_as_jit_makes_it(first):
     programs = [Program(seed) for seed in range(first, first + TOGETHER)]
     x, keys = jax.numpy.asarray(X), jax.random.split(KEY, TOGETHER)

@@ -176,6 +176,7 @@ def test_linen_with_other_keys(name, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 def test_linen_in_double_precision():
     with jax.enable_x64(True):
         assert_as_jit(Of(scanned(Block)).init, jax.random.key(7), jnp.ones((2, 3, 8)))

@@ -338,6 +338,7 @@ def moved(width, optimizer, mup):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.usefixtures("standard_promotion")
 def test_steps_move_activations_alike_at_every_width(optimizer):
     """From 4 to 16 times the base width: what is random in a narrow net has averaged out there."""
     standard, mup = (
