@@ -106,6 +106,7 @@ def test_a_plan_is_for_the_precision_in_use():
         assert ("HIGHEST" in lowered.as_text()) == (precision == "highest")
 
 
+@pytest.mark.usefixtures("standard_promotion")  # as in the thread, or they compile apart
 def test_who_waits_for_a_call_that_gives_up_compiles_for_itself(monkeypatch):
     compiled, begun, failing = _compile._compiled, threading.Event(), threading.Event()
 

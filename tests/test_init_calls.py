@@ -204,6 +204,7 @@ def test_a_second_initializer_of_the_same_compiles_nothing(fun):
     assert count.programs == 0
 
 
+@pytest.mark.usefixtures("standard_promotion")  # as in the threads: it is part of what is compiled
 def test_threads_share_what_they_compile():
     def fun(key):
         return {
