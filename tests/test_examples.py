@@ -13,7 +13,7 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 # Arguments that make a script small enough for a test; most need none.
 ARGUMENTS = {
     "benchmark_bits.py": ["--side", "256", "--rounds", "1", "--orthogonal", "64"],
-    "benchmark_init.py": ["--small", "LM-12/768", "ViT-B/16 scanned"],
+    "benchmark_init.py": ["LM-2/64", "ViT-2/48 scanned"],
     "benchmark_tpu.py": ["--small"],
     "mup.py": ["--widths", "64", "512"],
     "plasticity.py": ["--small"],
@@ -22,8 +22,10 @@ ARGUMENTS = {
 }
 # Scripts that take more than a few seconds even so.
 SLOW = {
+    "benchmark_bits.py",
     "benchmark_init.py",
     "benchmark_tpu.py",
+    "interop.py",
     "mup.py",
     "plasticity.py",
     "sharded.py",
