@@ -47,6 +47,7 @@ def test_what_holds_arrays_counts_by_their_size(monkeypatch):
     assert [cache.find(key) for key in "ef"] == [5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["call", "reinit", "staged", "init_fn"])
 def test_data_is_let_go(monkeypatch, how):
     """A loop that rewinds to other weights each time must not keep them all."""

@@ -28,6 +28,7 @@ SLOW = {
     "interop.py",
     "mup.py",
     "plasticity.py",
+    "quickstart.py",
     "sharded.py",
     "signal_propagation.py",
     "transfer.py",

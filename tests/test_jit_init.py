@@ -420,6 +420,7 @@ def _ones(key, shape, dtype):
     return jnp.ones(shape, dtype)
 
 
+@pytest.mark.slow
 def test_from_several_threads():
     init, made = flax_inits.jit_init(Stack(2).init), {}
 

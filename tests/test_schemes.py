@@ -101,6 +101,7 @@ def test_chrono_gates_have_the_distribution_of_chrono():
     assert np.abs(steps - uniform).max() / 48 < 2.7 / math.sqrt(20_000)
 
 
+@pytest.mark.slow
 def test_chrono_gates_of_the_optimized_cell_draw_the_same():
     one, other = (
         fi.chrono_gates(KEY, recurrent(c), 9.0) for c in (nn.LSTMCell, nn.OptimizedLSTMCell)
@@ -366,6 +367,7 @@ def test_lsuv_of_a_conv_net(form):
     assert_fits(model, new, IMAGES, CONV_LAYERS, tol=0.11 if coarse else 0.1)
 
 
+@pytest.mark.slow
 def test_lsuv_is_no_accident():
     with pytest.raises(AssertionError):
         assert_fits(ConvNet(), conv_variables(), IMAGES, CONV_LAYERS)
