@@ -95,6 +95,14 @@ def test_a_draw_is_where_the_mesh_in_use_is(init):
         np.testing.assert_array_equal(drawn, alone)
 
 
+def test_a_plan_is_for_the_devices_of_the_mesh_in_use():
+    init = fi.jit_init(lambda key: jax.random.normal(key, (4, 4)))
+    for start in (0, 2, 0):  # equal axes, other devices
+        devices = jax.devices()[start : start + 2]
+        with jax.set_mesh(Mesh(np.array(devices), ("x",))):
+            assert init(KEY).sharding.device_set == set(devices)
+
+
 def test_a_plan_is_for_the_precision_in_use():
     def fun(key):
         square = jax.random.normal(key, (3, 3))
