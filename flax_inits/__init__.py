@@ -10,11 +10,12 @@ Every name below has a docstring with its contract and an example: `help(flax_in
 """
 
 # Randomness: keys whose bits come from one fused loop.
-from ._bits import fused_key as fused_key
+from ._base.bits import fused_key as fused_key
 
 # Which leaves: names and selections.
-from ._paths import paths as paths
-from ._paths import select as select
+from ._tree.selection import paths as paths
+from ._tree.selection import select as select
+from ._modules.linen.of_type import of_type as of_type
 
 # General initializers.
 from .initializers import mixture as mixture
@@ -83,30 +84,32 @@ from .initializers import masked as masked
 from .initializers import catalogue as catalogue
 
 # Surgery on existing trees.
-from ._modules import of_type as of_type
-from ._reinit import reinit as reinit
-from ._graft import graft as graft
-from ._optimizer import reset_optimizer as reset_optimizer
-from ._optimizer import OptimizerStateWarning as OptimizerStateWarning
-from ._optimizer_state import reinit_state as reinit_state
-from ._recycle_shrink import shrink_perturb as shrink_perturb
-from ._recycle_dormant import dormant as dormant
-from ._recycle import recycle as recycle
+from ._surgery.reinit import reinit as reinit
+from ._surgery.graft import graft as graft
 
-# isort: split
 # Whole-model initialization.
-from ._init import jit_init as jit_init
-
-# Whole-tree schemes.
-from ._lsuv import lsuv as lsuv
-from ._deepnorm import deepnorm as deepnorm
-from ._deepnorm import deepnorm_gains as deepnorm_gains
-from ._schemes import chrono_gates as chrono_gates
-from ._schemes import lru_gamma as lru_gamma
-from ._mup import mup as mup
+from ._model.jit_init import jit_init as jit_init
 
 # Reports.
-from ._report import summary as summary
-from ._signal import signal as signal
+from ._reports.summary import summary as summary
+from ._reports.signal import signal as signal
+
+# Optimizer states that follow.
+from ._optimizer.reset import reset_optimizer as reset_optimizer
+from ._optimizer.reset import OptimizerStateWarning as OptimizerStateWarning
+from ._optimizer.train_state import reinit_state as reinit_state
+
+# Whole-tree schemes.
+from ._schemes.lsuv import lsuv as lsuv
+from ._schemes.deepnorm import deepnorm as deepnorm
+from ._schemes.deepnorm import deepnorm_gains as deepnorm_gains
+from ._schemes.recurrences import chrono_gates as chrono_gates
+from ._schemes.recurrences import lru_gamma as lru_gamma
+from ._schemes.mup import mup as mup
+
+# Plasticity: networks that stay able to learn.
+from ._plasticity.shrink_perturb import shrink_perturb as shrink_perturb
+from ._plasticity.dormant import dormant as dormant
+from ._plasticity.recycle import recycle as recycle
 
 __version__ = "0.1.0"

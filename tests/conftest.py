@@ -1,7 +1,18 @@
-"""Eight host devices, and strict promotion of ranks and dtypes, for every test."""
+"""Eight host devices, strict promotion, and programs compiled once, for every test."""
 
 import collections
 import os
+from importlib.metadata import version
+from pathlib import Path
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{version('jaxlib')}"
+# Before JAX is imported, and in the environment, so that workers and subprocesses inherit it. Its
+# key holds the program, the version and the flags, so what is found has the bits of what would be
+# compiled; tests of compilation count an event that JAX records for either.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # jax 0.9 prints pages at each program found
 
 import chex
 import hypothesis

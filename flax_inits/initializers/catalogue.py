@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .._table import plain
+from .._base.tables import plain
 
 
 class Entry(NamedTuple):

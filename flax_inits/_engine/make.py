@@ -1,0 +1,115 @@
+"""Functions as recipes: an init function for a whole tree, or one initializer for each leaf."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from .._base.bits import is_key_dtype
+from .._base.types import Array, Key
+from .._tree.casting import cast
+from .._tree.places import Place, at, copied, within_reach
+from .execute import execute
+from .jaxpr import Traced, trace
+from .keys import Deriver
+from .recipe import Job, plan
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+"""What JAX raises where a function cannot be traced, because it computes with NumPy, say."""
+
+
+class Inline(Exception):
+    """The function closes over tracers: it must be called where it stands."""
+
+
+def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job] | None:
+    """The jobs for the outputs in `shardings`; None if the function must run as it stands."""
+    if not traced.pure:
+        return None
+    try:
+        return plan(traced, shardings)
+    except Exception:  # The representation has no stability promise; jax.jit always works.
+        return None
+
+
+def compute(
+    fun: Callable[[Key], Sequence[Any]], key: Key, places: Mapping[int, Place]
+) -> dict[int, Array]:
+    """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`."""
+    traced = traceable(fun, key)
+    made: dict[int, Array] = {}
+    for place, shardings in _together({i: within_reach(p) for i, p in places.items()}):
+        with at(place):
+            jobs = None if traced is None else jobs_of(traced, shardings)
+            if jobs is None:
+                made.update(compute_whole(fun, key, shardings))
+            else:
+                deriver = Deriver([key])
+                made.update(execute([(job, deriver) for job in jobs]))
+    return arrived(made, places)
+
+
+def arrived(made: Mapping[int, Array], places: Mapping[int, Place]) -> dict[int, Array]:
+    """Leaves where they belong, also those that were out of reach."""
+    return {i: _brought(leaf, places[i]) for i, leaf in made.items()}
+
+
+def _brought(leaf: Array, place: Place) -> Array:
+    if not leaf.committed if place.sharding is None else leaf.sharding == place.sharding:
+        return leaf
+    with at(place):
+        return cast(copied(leaf, place), leaf)
+
+
+def traceable(fun: Callable[[Key], Any], key: Key) -> Traced | None:
+    """`fun` as a graph; None if it cannot be traced."""
+    try:
+        traced = trace(fun, jax.ShapeDtypeStruct(key.shape, key.dtype))
+    except _NEEDS_VALUES:
+        return None
+    if traced.closes_over_tracers:
+        raise Inline
+    return traced
+
+
+def _together(
+    places: Mapping[int, Place],
+) -> Iterable[tuple[Place, dict[int, Sharding | None]]]:
+    """Leaves that one program may make: what is made on the same devices."""
+    known: dict[Place, Any] = {}
+    groups: dict[Any, tuple[Place, dict[int, Sharding | None]]] = {}
+    for i, place in places.items():
+        if place not in known:
+            sharding = place.sharding
+            known[place] = place.device if sharding is None else frozenset(sharding.device_set)
+        groups.setdefault(known[place], (place, {}))[1][i] = place.sharding
+    return groups.values()
+
+
+def compute_whole(
+    fun: Callable[[Key], Sequence[Any]], key: Key, shardings: Mapping[int, Sharding | None]
+) -> dict[int, Array]:
+    """The leaves by one program, as `jax.jit` compiles it, or by none if it cannot."""
+    key = _uncommitted(key)
+    jitted = jax.jit(
+        lambda key: [fun(key)[i] for i in shardings], out_shardings=list(shardings.values())
+    )
+    try:
+        return dict(zip(shardings, jitted(key), strict=True))
+    except _NEEDS_VALUES:
+        made = fun(key)
+        return {i: jax.device_put(made[i], sharding) for i, sharding in shardings.items()}
+
+
+def _uncommitted(key: Key) -> Key:
+    """The same key, free to go where the leaves are made."""
+    if not is_key_dtype(key.dtype):
+        return jax.numpy.asarray(np.asarray(key))
+    data: Any = np.asarray(jax.random.key_data(key))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

@@ -1,0 +1,142 @@
+"""Hashable stand-ins for programs: equal signatures, equal values.
+
+A mistake here must cost a compilation, never a wrong value: numbers are told apart by type and
+bits, arrays by dtype, shape and bytes, and what is unknown by identity (and kept alive).
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._base.types import Token
+from .graph import Constant, Node, Output, Value, order
+from .jaxpr import CLOSED_JAXPR, opened
+
+_IGNORED = frozenset({"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd"})
+"""Parameters that only differentiation uses; they are new closures at every trace."""
+
+_LONGEST = 64
+"""Bytes of an array that are kept as they are; of longer ones, a digest."""
+
+_JAXPRS = (CLOSED_JAXPR, jax.extend.core.Jaxpr)
+
+
+class _Identity:
+    """An object that equals only itself, kept alive so that its identity is never reused."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class Signer:
+    """Makes signatures; remembers what it has seen, and keeps that alive."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Token]] = {}
+
+    def program(
+        self, outputs: Sequence[Value], boundary: Callable[[Value], bool]
+    ) -> tuple[Token, list[Value]]:
+        """The signature of a graph up to its boundary, and the boundary in the order found."""
+        nodes = order(outputs, boundary)
+        numbers = {node: number for number, node in enumerate(nodes)}
+        found: dict[Value, int] = {}
+
+        def reference(value: Value) -> Token:
+            if isinstance(value, Output) and value.node in numbers and not boundary(value):
+                return (numbers[value.node], value.index)
+            if isinstance(value, Constant):
+                return ("constant", self.token(value.value), value.aval)
+            return ("given", found.setdefault(value, len(found)), value.aval)
+
+        body = tuple(
+            (node.primitive, self.params(node), tuple(map(reference, node.inputs)), node.context)
+            for node in nodes
+        )
+        return (body, tuple(map(reference, outputs))), list(found)
+
+    def params(self, node: Node) -> Token:
+        """The parameters of a node; equal equations of one trace share one token."""
+        return self._remembered(node.params, self._params)
+
+    def _params(self, params: dict) -> Token:
+        return tuple(
+            (name, self.token(value)) for name, value in params.items() if name not in _IGNORED
+        )
+
+    def token(self, value: Any) -> Token:
+        """A stand-in for any one value."""
+        if isinstance(value, float):
+            return ("float", struct.pack("<d", value))
+        if hasattr(value, "dtype") and hasattr(value, "__array__"):
+            return self._array(value)
+        if isinstance(value, tuple | list):
+            return (type(value), *map(self.token, value))
+        if isinstance(value, dict):
+            return ("dict", *((key, self.token(item)) for key, item in value.items()))
+        if isinstance(value, _JAXPRS):
+            return self._remembered(value, self._jaxpr)
+        try:
+            hash(value)
+        except TypeError:
+            return _Identity(value)
+        return (type(value), value)
+
+    def _array(self, value: Any) -> Token:
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            data = jax.random.key_data(value)
+            return ("keys", str(jax.random.key_impl(value)), self._array(data))
+        if isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True):
+            return _Identity(value)
+        host = np.asarray(value)
+        weak = bool(getattr(value, "weak_type", False))
+        content = host.tobytes()
+        if len(content) > _LONGEST:
+            content = hashlib.sha256(content).digest()
+        return ("array", host.dtype.name, host.shape, weak, content)
+
+    def _jaxpr(self, closed: Any) -> Token:
+        jaxpr, constants = opened(closed)
+        numbers: dict[Any, int] = {}
+
+        def name(var: Any) -> Token:
+            if isinstance(var, jax.extend.core.Literal):
+                return ("literal", self.token(var.val), var.aval)
+            return (numbers.setdefault(var, len(numbers)), var.aval)
+
+        return (
+            tuple(map(self.token, constants)),
+            tuple(map(name, (*jaxpr.constvars, *jaxpr.invars))),
+            tuple(
+                (
+                    equation.primitive,
+                    tuple(map(name, equation.invars)),
+                    tuple(map(name, equation.outvars)),
+                    self._remembered(equation.params, self._params),
+                    equation.ctx,
+                )
+                for equation in jaxpr.eqns
+            ),
+            tuple(map(name, jaxpr.outvars)),
+        )
+
+    def _remembered(self, value: Any, make: Callable[[Any], Token]) -> Token:
+        known = self._known.get(id(value))
+        if known is None:
+            known = self._known[id(value)] = (value, make(value))
+        return known[1]

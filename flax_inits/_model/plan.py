@@ -1,0 +1,165 @@
+"""What `jit_init` would do, as a table."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from .._base import tables
+from .._base.types import Path
+from .._engine.constants import is_constant
+from .._engine.graph import Input, Node, Value, order
+from .._engine.jaxpr import Traced
+from .._engine.recipe import Job
+from .._tree.selection import show
+
+
+class PlanRow(NamedTuple):
+    """One leaf of a plan."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    sharding: Sharding | None
+    bytes_per_device: int
+    recipe: str
+    """What makes it, by name where that can be told."""
+
+    program: int | None
+    """Leaves with equal numbers share a compiled program; None needs none."""
+
+    source: str
+    """"fun", or for a leaf that a rule has won, how the rule is applied: through the module that
+    owns the leaf (with the shape and key that it initializes), or at the stored shape."""
+
+
+_COLUMNS = (
+    ("path", tables.LEFT),
+    ("shape", tables.LEFT),
+    ("dtype", tables.LEFT),
+    ("size", tables.RIGHT),
+    ("per device", tables.RIGHT),
+    ("sharding", tables.LEFT),
+    ("recipe", tables.LEFT),
+    ("program", tables.RIGHT),
+    ("source", tables.LEFT),
+)
+
+
+class Plan:
+    """What would be made, from what, and where. Prints as a table; `rows` is plain data."""
+
+    def __init__(self, rows: Sequence[PlanRow]):
+        self.rows = tuple(rows)
+
+    @classmethod
+    def of(
+        cls,
+        traced: Traced,
+        paths: Sequence[Path],
+        shardings: Sequence[Sharding | None],
+        jobs: Sequence[Job] | None,
+        reached: dict[Path, str],
+    ) -> "Plan":
+        """The plan for a traced function; `jobs` None means that it is compiled as it stands."""
+        programs: dict[Any, int] = {}
+        found: dict[int, tuple[str, int | None]] = {}
+        for job in jobs or ():
+            number = None
+            if job.recipe.program is not None:
+                number = programs.setdefault(job.recipe.program, len(programs) + 1)
+            for position, value in zip(job.positions, job.recipe.outputs, strict=True):
+                found[position] = name_of(value, job.recipe.fill), number
+        structs = jax.tree.leaves(traced.shape)
+        rows = []
+        for i, (path, struct) in enumerate(zip(paths, structs, strict=True)):
+            recipe, program = found.get(i, ("the whole function", 1))
+            source = reached.get(path, "fun")
+            rows.append(_row(path, struct, shardings[i], recipe, program, source))
+        return cls(rows)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all leaves together."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Bytes that one device holds of all leaves together."""
+        return sum(row.bytes_per_device for row in self.rows)
+
+    @property
+    def programs(self) -> int:
+        """How many programs are compiled."""
+        return len({row.program for row in self.rows} - {None})
+
+    def __str__(self) -> str:
+        table = tables.text(_COLUMNS, [_cells(row) for row in self.rows])
+        return f"{table}\n{self._total()}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = [_cells(row) for row in self.rows]
+        return f"{tables.html_table(_COLUMNS, cells)}<p>{self._total()}</p>"
+
+    def _total(self) -> str:
+        return (
+            f"{len(self.rows)} leaves, {tables.size(self.bytes)}, "
+            f"{tables.size(self.bytes_per_device)} per device, {self.programs} programs"
+        )
+
+
+def _row(
+    path: Path, struct: Any, sharding: Sharding | None, recipe: str, program: Any, source: str
+) -> PlanRow:
+    shape = tuple(struct.shape)
+    size = int(np.prod(shape)) * struct.dtype.itemsize
+    local = shape if sharding is None else sharding.shard_shape(shape)
+    per_device = int(np.prod(local)) * struct.dtype.itemsize
+    return PlanRow(
+        path, shape, str(struct.dtype), size, sharding, per_device, recipe, program, source
+    )
+
+
+def _cells(row: PlanRow) -> list[str]:
+    spec = "" if row.sharding is None else str(getattr(row.sharding, "spec", row.sharding))
+    return [
+        show(row.path),
+        "×".join(map(str, row.shape)) or "()",
+        row.dtype,
+        tables.size(row.bytes),
+        tables.size(row.bytes_per_device),
+        spec.removeprefix("PartitionSpec").removeprefix("P"),
+        row.recipe,
+        "" if row.program is None else str(row.program),
+        row.source,
+    ]
+
+
+_TELLING = frozenset({"qr", "householder_product", "scan", "while", "cond", "dot_general", "eigh"})
+"""Primitives worth a name of their own in a plan."""
+
+
+def name_of(value: Value, fill: Any = None) -> str:
+    """What makes a leaf, as far as its program tells."""
+    fill = is_constant(value) if fill is None else fill
+    if fill is not None:
+        return {0: "zeros", 1: "ones"}.get(fill.item(), f"constant({fill.item():g})")
+    if isinstance(value, Input):
+        return "argument"
+    nodes = order([value], lambda value: False)
+    names = list(dict.fromkeys(name for node in nodes if (name := _name(node))))
+    if names == ["uniform"] and any(node.primitive.name == "erf_inv" for node in nodes):
+        return "normal"  # Some versions of JAX draw normals by a jitted uniform.
+    return " → ".join(names) or "computed"
+
+
+def _name(node: Node) -> str:
+    name = node.primitive.name
+    if name == "random_bits" or "name" in node.params:
+        return (node.origin or name).lstrip("_")
+    return name if name in _TELLING else ""

@@ -1,0 +1,5 @@
+"""What only module systems know: one folder for Linen, one for NNX.
+
+Which class of module made a leaf, and how a rule reaches into the module that makes it. Knows trees
+and rules, but nothing of how values are made. Start with `linen/of_type`, then `linen/reach`.
+"""

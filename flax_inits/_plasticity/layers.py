@@ -1,0 +1,177 @@
+"""The layer graph of `recycle`: which arrays hold a unit's weights, and where in them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._base.errors import did_you_mean, listed
+from .._base.types import PyTree
+from .._tree.leaves import is_concrete
+from .._tree.selection import flatten, show
+
+_PARTS = ("kernel", "bias", "norm", "feeds")
+_NORMS = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
+
+
+class Edit(NamedTuple):
+    """New values along one axis of a leaf, where a layer's mask is true."""
+
+    layer: str
+    axis: int
+    """Counted from the end."""
+
+    repeats: int
+    """How often the units follow each other along the axis: the positions that were flattened."""
+
+    value: float | None
+    """None is a fresh value, from the draw of `role`."""
+
+    role: str
+    """'incoming', 'outgoing' or 'unit'."""
+
+
+class Graph:
+    """A user's `layers`, checked against the params and the masks."""
+
+    def __init__(
+        self, params: PyTree, masks: Mapping[str, Any], layers: Mapping[str, Any], outgoing: Any
+    ) -> None:
+        self.names, self.leaves, self.treedef = flatten(params)
+        self._place = {name: i for i, name in enumerate(self.names)}
+        self._shown = {show(name): i for i, name in enumerate(self.names)}
+        self.edits: dict[int, list[Edit]] = {}
+        self.layer_of: dict[tuple[int, str], str] = {}
+        _check_names(masks, layers)
+        self.masks = {name: _mask(name, masks[name]) for name in layers if name in masks}
+        for name in self.masks:
+            self._incoming(name, layers[name])
+        # After all that is incoming: where both meet, the outgoing rows win.
+        for name in self.masks:
+            self._outgoing(name, layers[name], outgoing)
+
+    def _incoming(self, name: str, layer: Mapping[str, Any]) -> None:
+        for i in self._leaves(name, "kernel", layer["kernel"]):
+            self._units(name, i, -1, exact=True)
+            self._add(i, Edit(name, -1, 1, None, "incoming"))
+        for i in self._leaves(name, "bias", layer.get("bias")):
+            self._units(name, i, -1, exact=True)
+            self._add(i, Edit(name, -1, 1, 0.0, "unit"))
+        for i, value in self._norms(name, layer.get("norm")):
+            self._units(name, i, -1, exact=True)
+            self._add(i, Edit(name, -1, 1, value, "unit"))
+
+    def _outgoing(self, name: str, layer: Mapping[str, Any], outgoing: Any) -> None:
+        feeds = layer["feeds"]
+        axes = list(feeds.values()) if isinstance(feeds, Mapping) else None
+        targets = self._leaves(name, "feeds", list(feeds) if axes is not None else feeds)
+        for i, axis in zip(targets, axes or [-2] * len(targets), strict=True):
+            ndim = np.ndim(self.leaves[i])
+            if not -ndim <= axis < ndim:
+                raise ValueError(
+                    f"Layer {name!r} feeds {show(self.names[i])!r} at axis {axis}, but that has "
+                    f"shape {np.shape(self.leaves[i])}. Say at which axis its inputs are: "
+                    "'feeds': {path: axis}."
+                )
+            axis -= ndim if axis >= 0 else 0
+            repeats = self._units(name, i, axis, exact=ndim > 2)
+            if outgoing != "keep":
+                value = 0.0 if isinstance(outgoing, str) else None
+                self._add(i, Edit(name, axis, repeats, value, "outgoing"))
+
+    def _add(self, i: int, edit: Edit) -> None:
+        self.edits.setdefault(i, []).append(edit)
+        if edit.value is None:
+            self.layer_of.setdefault((i, edit.role), edit.layer)
+
+    def _units(self, name: str, i: int, axis: int, exact: bool) -> int:
+        """How often the layer's units fit the axis, which must be a whole number of times."""
+        shape, units = np.shape(self.leaves[i]), self.masks[name].shape[0]
+        size = shape[axis] if len(shape) >= -axis else 0
+        if size == 0 or size % units or (exact and size != units):
+            tiled = "" if exact else ", or a multiple of that where positions were flattened"
+            raise ValueError(
+                f"The mask of layer {name!r} has {units} units, but {show(self.names[i])!r} of "
+                f"shape {shape} has {size} along axis {axis}; it must have {units}{tiled}."
+            )
+        return size // units
+
+    def _leaves(self, name: str, part: str, given: Any) -> list[int]:
+        if given is None:
+            return []
+        found = []
+        for path in given if isinstance(given, list) else [given]:
+            known: dict[Any, int] = dict(self._shown if isinstance(path, str) else self._place)
+            if path not in known:
+                shown = path if isinstance(path, str) else show(path)
+                raise ValueError(
+                    f"{part!r} of layer {name!r} names {path!r}, but params has no such leaf."
+                    f"{did_you_mean(shown, self._shown)}"
+                )
+            found.append(known[path])
+        return found
+
+    def _norms(self, name: str, given: Any) -> list[tuple[int, float]]:
+        if isinstance(given, Mapping):
+            return list(zip(self._leaves(name, "norm", list(given)), given.values(), strict=True))
+        found = []
+        for node in given if isinstance(given, list) else [given] if given is not None else []:
+            prefix = tuple(node.split("/")) if isinstance(node, str) else tuple(node)
+            below = [p for p in self.names if p[: len(prefix)] == prefix]
+            if not below or any(path[-1] not in _NORMS for path in below):
+                raise ValueError(
+                    f"'norm' of layer {name!r} names {node!r}, which must hold only leaves called "
+                    f"{listed(list(_NORMS))}; it holds {listed([show(p) for p in below]) or 'none'}"
+                    ". Give a mapping from leaf to the value of a new unit: {'a/scale': 1.0}."
+                )
+            found += [(self._place[path], _NORMS[path[-1]]) for path in below]
+        return found
+
+
+def _check_names(masks: Mapping[str, Any], layers: Mapping[str, Any]) -> None:
+    if not isinstance(masks, Mapping) or not isinstance(layers, Mapping):
+        raise TypeError(
+            "masks and layers are mappings by layer: {'hidden': mask} and {'hidden': {'kernel': "
+            f"..., 'feeds': ...}}}}; got {type(masks).__name__} and {type(layers).__name__}."
+        )
+    for name in masks:
+        if name not in layers:
+            raise ValueError(
+                f"masks has a layer {name!r}, which layers does not describe."
+                f"{did_you_mean(str(name), map(str, layers))}"
+            )
+    if not masks:
+        raise ValueError("masks is empty: give a mask for at least one layer.")
+    for name, layer in layers.items():
+        _check_layer(name, layer)
+
+
+def _check_layer(name: str, layer: Any) -> None:
+    if not isinstance(layer, Mapping):
+        raise TypeError(
+            f"Layer {name!r} must be a mapping of its parts, {{'kernel': path, 'feeds': "
+            f"path}}; got {layer!r}."
+        )
+    unknown = [part for part in layer if part not in _PARTS]
+    if unknown:
+        raise ValueError(
+            f"Layer {name!r} has {listed(unknown)}; it may have {listed(_PARTS)}."
+            f"{did_you_mean(str(unknown[0]), _PARTS)}"
+        )
+    if not layer.get("kernel") or not layer.get("feeds"):
+        lacks = "feeds" if layer.get("kernel") else "kernel"
+        raise ValueError(
+            f"Layer {name!r} has no {lacks!r}. Each needs the kernel that makes its units and "
+            "the kernels that they feed; the output layer feeds none and is not recycled."
+        )
+
+
+def _mask(name: str, mask: Any) -> Any:
+    if not hasattr(mask, "dtype") or mask.dtype != np.bool_ or mask.ndim != 1 or not mask.shape[0]:
+        what = f"{mask.dtype}{list(mask.shape)}" if hasattr(mask, "dtype") else repr(mask)
+        raise ValueError(
+            f"The mask of layer {name!r} must be a bool array with one entry for each unit, as "
+            f"dormant returns for the activations of one call; got {what}."
+        )
+    # A mask must not bring the params to the devices that its activations were on.
+    return np.asarray(mask) if is_concrete(mask) and mask.is_fully_replicated else mask

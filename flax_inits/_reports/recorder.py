@@ -1,0 +1,97 @@
+"""Which values of a running network are recorded, and what they are called."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.core.tracers import current_trace
+
+from .._base.types import Array, Path
+from .._tree.selection import paths
+from .taps import tap
+
+_runs = itertools.count()
+
+
+@dataclasses.dataclass
+class Point:
+    """One recorded value: what it is, and what becomes of it."""
+
+    path: Path
+    role: str
+    """"argument", "enters" (a module, of what plain functions made), "output" (of a module),
+    "recorded" (by name) or "result"."""
+
+    enters: bool = False
+    result: bool = False
+
+
+class Recorder:
+    """Taps values in the order in which they come about, each value once."""
+
+    def __init__(self):
+        self.prefix = f"flax_inits.signal {next(_runs)}:"
+        self._points: list[Point] = []
+        # Both sides of a tap, by identity; they are kept alive, lest another value gets their id.
+        # A tap within a scan is no stand-in for the value outside, so its trace counts, too.
+        self._known: dict[int, tuple[Any, Array, Array, Point]] = {}
+
+    def point(self, name: str) -> Point:
+        """The point that a tap belongs to."""
+        return self._points[int(name.removeprefix(self.prefix))]
+
+    def arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The network's inputs."""
+        names = [()] if len(args) == 1 else [(str(i),) for i in range(len(args))]
+        return tuple(self._all(*pair, "argument") for pair in zip(args, names, strict=True))
+
+    def record(self, name: str, value: Any) -> Any:
+        """Records a value, or a tree of them, and returns it, to be used from there on."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"record(name, value) takes a name of type str, got {name!r}.")
+        return self._all(value, tuple(name.split("/")), "recorded")
+
+    def result(self, outputs: Any) -> Any:
+        """What the network returns."""
+        return self._all(outputs, (), "result")
+
+    def intercept(self, method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        """Records what Linen modules take and return; for `nn.intercept_methods`."""
+        path = context.module.path
+        if context.method_name != "__call__" or not path:
+            return method(*args, **kwargs)
+        if args and _is_activation(args[0]):
+            first, point = self._one(args[0], path, "enters")
+            point.enters = True
+            args = (first, *args[1:])
+        return self._all(method(*args, **kwargs), path, "output")
+
+    def _all(self, values: Any, path: Path, role: str) -> Any:
+        leaves, treedef = jax.tree.flatten(values)
+        names = paths(values)
+        return treedef.unflatten(
+            [
+                self._one(leaf, path + name, role)[0] if _is_activation(leaf) else leaf
+                for name, leaf in zip(names, leaves, strict=True)
+            ]
+        )
+
+    def _one(self, value: Array, path: Path, role: str) -> tuple[Array, Point]:
+        trace = current_trace()
+        known = id(value) in self._known and self._known[id(value)][0] == trace
+        if not known or role == "recorded":
+            point = Point(path, role)
+            tapped = tap(value, f"{self.prefix}{len(self._points)}")
+            self._points.append(point)
+            self._known[id(value)] = self._known[id(tapped)] = trace, value, tapped, point
+        _, _, tapped, point = self._known[id(value)]
+        point.result |= role == "result"
+        return tapped, point
+
+
+def _is_activation(value: Any) -> bool:
+    array = isinstance(value, jax.Array) and value.size > 0
+    return array and jnp.issubdtype(value.dtype, jnp.inexact)

@@ -1,0 +1,251 @@
+"""How signal and gradient pass through a network at initialization."""
+
+import collections
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from .._base.errors import brief, noted
+from .._base.types import Array, PyTree
+from .._modules.linen.advice import in_short, no_params
+from .._modules.linen.tracing import all_but, of_arrays
+from .._tree.leaves import at_least_float32
+from .._tree.selection import flatten, show
+from .measures import measure
+from .recorder import Point, Recorder
+from .signal_table import Signal, SignalRow
+from .statistics import statistics
+from .summary import check_alive
+from .taps import Place, Tapped
+
+
+def signal(
+    model: nn.Module | Callable[..., Any],
+    variables: PyTree,
+    *args: Any,
+    loss: Callable[[Any], Array] | None = None,
+    **kwargs: Any,
+) -> Signal:
+    """How activations and gradients pass through a network, layer by layer, and what is wrong.
+
+    Of a Linen module, what each of its modules returns is recorded, and what enters a module if
+    plain functions such as `nn.relu` made it, in the order of execution. Modules in `nn.scan`
+    have a row for each step. Any other function records what it names:
+
+        def mlp(params, x, record):
+            for name, kernel in params.items():
+                x = record(name, jnp.tanh(x @ kernel))
+            return x
+
+        signal(mlp, params, x)
+
+    Args:
+        model: a Linen module; or a function `(variables, *args, **kwargs)`, such as
+            `lambda variables, x: model.apply(variables, x, train=False)`. If it has a parameter
+            called `record`, that is given a function `(name, value) -> value`, whose result must
+            be used in place of the value. Linen modules that it runs are recorded, too.
+        variables: what `model.init` returned; of a function, its first argument.
+        *args: the network's inputs: a batch of real data, since units are judged over it.
+        loss: outputs -> one real number, whose gradients are taken. None is the inner product
+            with a random direction of length 1, the same in every call: gradients at the output
+            are then of size 1, whatever the outputs.
+        **kwargs: passed on, such as `rngs=`, `method=` or `train=True`. Collections other than
+            the params may change and what becomes of them is dropped, so `mutable=` is not needed.
+
+    Returns:
+        A `Signal`. It prints as a table; `.rows` are the records: mean, std, shares of zeros, of
+        dead units and of saturated activations, the gradient's norm, a histogram; `.verdicts`
+        lists the findings (their `kind` is "vanishing", "exploding", "dead", "symmetric",
+        "saturated" or "nan", their `layer` where it begins), and is empty for a healthy network;
+        `.plot()` is a matplotlib figure (with `flax_inits[plot]`). All is computed in one jitted
+        pass. What is inside of `nn.cond`, `nn.while_loop` and functions with derivatives of their
+        own is not recorded.
+
+    Raises:
+        TypeError: `model` is nothing of the above; `loss` returns no real number.
+        ValueError: `variables` is abstract, was deleted, or has no params; a function records
+            nothing.
+
+    Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", 2010.
+
+    >>> import flax_inits, flax.linen as nn, jax
+    >>> init = flax_inits.normal(1e-5)
+    >>> model = nn.Sequential([nn.Dense(64, kernel_init=init), nn.tanh, nn.Dense(10)])
+    >>> x = jax.random.normal(jax.random.key(0), (32, 64))
+    >>> report = flax_inits.signal(model, model.init(jax.random.key(1), x), x)
+    >>> [row.layer for row in report.rows]
+    ['input', 'layers_0', '→ layers_2', 'layers_2']
+    >>> for verdict in report.verdicts:
+    ...     print(verdict)
+    vanishing activations from layers_0 on: size 8.2e-05, 8.2e-05 before the last layer
+    vanishing gradients from input back: norm 8.4e-05, 8.4e-05 at the input, 1 at the end
+    """
+    recorder = Recorder()
+    fun = _function(model, recorder)
+    _check_concrete(jax.tree.leaves((variables, args, kwargs)))
+    for path, leaf in zip(*flatten(variables)[:2], strict=True):
+        check_alive("signal", "variables", path, leaf)
+
+    def recorded(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(recorder.intercept):
+            return recorder.result(fun(variables, *recorder.arguments(args), **kwargs))
+
+    traced, arrays = of_arrays(recorded, (variables, *args), kwargs)
+    with _explained(model, variables, args):
+        tapped = Tapped(traced, (arrays,), recorder.prefix)
+    places = tapped.places()
+    points = [recorder.point(place.name) for place in places]
+    if not isinstance(model, nn.Module) and all(p.role in ("argument", "result") for p in points):
+        raise ValueError(
+            f"{_name(model)} records nothing: it runs no Linen module (or only in jax.jit, which "
+            "hides what it has traced before; pass the function itself). Give it a parameter "
+            "`record` and let it call `x = record('layer_0', x)` at each layer."
+        )
+    measured = measure(tapped, arrays, _total(tapped, loss))
+    return Signal(_rows(places, points, measured))
+
+
+def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
+    """The network as a function of variables and inputs."""
+    if isinstance(model, nn.Module):
+        mutable = all_but("params")
+
+        def apply(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
+            return model.apply(variables, *args, **{**kwargs, "mutable": mutable})[0]
+
+        return apply
+    if isinstance(model, type) or not callable(model):
+        hint = f"; make an instance, {model.__name__}(...)" if isinstance(model, type) else ""
+        raise TypeError(f"signal needs a Linen module or a function, got {in_short(model)}{hint}.")
+    try:
+        records = "record" in inspect.signature(model).parameters
+    except ValueError:  # Some functions that are not Python's have no signature.
+        records = False
+    if not records:
+        return model
+    return lambda *args, **kwargs: model(*args, record=recorder.record, **kwargs)
+
+
+def _check_concrete(leaves: Sequence[Any]) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        raise TypeError("signal reports numbers and cannot be called under jit, grad or vmap.")
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        raise ValueError(
+            "signal runs the network and needs arrays, but was given jax.ShapeDtypeStruct: make "
+            "the variables first, for example by jit_init(model.init)(key, x)."
+        )
+
+
+_NOT_VARIABLES = (
+    flax.errors.ScopeCollectionNotFound,
+    flax.errors.ApplyScopeInvalidVariablesTypeError,
+)
+"""What Flax raises where a tree of params stands for variables."""
+
+
+@contextlib.contextmanager
+def _explained(model: Any, variables: PyTree, args: tuple[Any, ...]) -> Iterator[None]:
+    """Lets what goes wrong in the network say where, and what may have been given wrongly."""
+    note = f"while signal traced {_name(model)} with the inputs given to it"
+    if any(isinstance(given, list) for given in args):
+        note += ", in which a list is one input: give several one by one"
+    with noted(note):
+        try:
+            yield
+        except _NOT_VARIABLES as error:
+            known = isinstance(variables, Mapping) and "params" in variables
+            if known or not isinstance(model, nn.Module):
+                raise
+            raise no_params("signal", variables) from error
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, nn.Module):
+        return f"{type(model).__name__}.apply"
+    return getattr(model, "__qualname__", None) or repr(model)
+
+
+def _total(tapped: Tapped, loss: Callable[[Any], Array] | None) -> Callable[[Any], Array]:
+    """The number whose gradients are taken, from the flat outputs."""
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of the network's outputs, got {brief(loss)}.")
+    if loss is None:
+        return _along_random_direction
+    treedef = jax.tree.structure(tapped.shape)
+
+    def total(outputs: Sequence[Array]) -> Array:
+        with noted("while signal computed the loss of the network's outputs"):
+            value = jnp.asarray(loss(treedef.unflatten(outputs)))
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                "loss must return one real number, such as the mean over a batch; it returned "
+                f"{value.dtype} of shape {value.shape}."
+            )
+        return value
+
+    return total
+
+
+def _along_random_direction(outputs: Sequence[Array]) -> Array:
+    key, products, squares = jax.random.key(0), [], []
+    for i, output in enumerate(outputs):
+        if jnp.issubdtype(output.dtype, jnp.inexact):
+            dtype = at_least_float32(output.real.dtype)
+            direction = jax.random.normal(jax.random.fold_in(key, i), output.shape, dtype)
+            products.append(jnp.sum(direction * output.real.astype(dtype)))
+            squares.append(jnp.sum(direction**2))
+    if not products:
+        raise TypeError("signal needs a network that returns floats; give a loss= otherwise.")
+    return sum(products) / jnp.sqrt(sum(squares))  # type: ignore[arg-type]
+
+
+def _rows(
+    places: Sequence[Place], points: Sequence[Point], measured: Sequence[tuple[Any, Any]]
+) -> list[SignalRow]:
+    rows, calls = [], collections.Counter()
+    for place, point in zip(places, points, strict=True):
+        struct, found = measured[place.tap]
+        found = {name: array[place.steps] for name, array in found.items()}
+        site = point.path, point.role
+        calls[site, place.steps] += 1
+        call = calls[site, place.steps]
+        known = statistics(
+            found["numbers"], found["extremes"], math.prod(struct.shape), struct.dtype
+        )
+        rows.append(
+            SignalRow(
+                layer=_layer(point, place.steps, call),
+                path=point.path,
+                role=point.role,
+                steps=place.steps,
+                site=(*site, call),
+                enters=point.enters,
+                result=point.result,
+                shape=struct.shape,
+                dtype=str(struct.dtype),
+                **known._asdict(),
+                **{name: found[name].item() for name in _SCALARS},
+                histogram=tuple(found["histogram"].tolist()),
+            )
+        )
+    return rows
+
+
+_SCALARS = ("dead", "saturated", "symmetric", "gradient")
+_TITLES = {"argument": ("input",), "result": ("output",)}
+
+
+def _layer(point: Point, steps: tuple[int, ...], call: int) -> str:
+    name = show((*_TITLES.get(point.role, ()), *point.path))
+    arrow = "→ " if point.role == "enters" else ""
+    shown = "".join(f"[{step}]" for step in steps)
+    return f"{arrow}{name}{shown}" + (f" ({call})" if call > 1 else "")

@@ -1,0 +1,162 @@
+"""What is wrong with a network's signal, and where it begins."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .._base import tables
+
+SMALL, LARGE = 1e-3, 1e3
+"""Activations vanish or explode beyond these, against inputs of size 1 (or their own size, if
+that is smaller, or larger)."""
+
+GRADIENT = 1e4
+"""Gradients vanish or explode if they change by this factor between the output and a layer."""
+
+MOST_DEAD, MOST_SATURATED = 0.9, 0.3
+"""Shares from which a layer counts as dead, as saturated. A deep ReLU network sends all inputs
+the same way, so that up to half of its units are silent on a batch and yet nothing is wrong."""
+
+
+class Verdict(NamedTuple):
+    """One finding."""
+
+    kind: str
+    """"vanishing", "exploding", "dead", "symmetric", "saturated" or "nan"."""
+
+    layer: str
+    """Where it begins: seen from the input, or for gradients from the output."""
+
+    quantity: str
+    """"activations" or "gradients"."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def verdicts(rows: Sequence[Any]) -> list[Verdict]:
+    """All findings about the rows of a signal.
+
+    Inputs are taken as they are. The last layer and what follows may well be zero, constant or
+    saturated, so only NaN and infinity are looked for there.
+    """
+    head = _head(rows)
+    found = [*_not_finite(rows), *_activations(rows, head)]
+    if all(not row.nonfinite for row in rows):
+        found += _gradients(rows, head)
+    # Activations that have vanished are 0 in the end, which is no symptom of its own.
+    vanished = any((v.kind, v.quantity) == ("vanishing", "activations") for v in found)
+    return found + [v for v in _units(rows, head) if not (vanished and v.kind == "dead")]
+
+
+def _head(rows: Sequence[Any]) -> int:
+    """The row of the last layer's output."""
+    last = [i for i, row in enumerate(rows) if row.role == "output"][-1:]
+    result = [i for i, row in enumerate(rows) if row.result][:1]
+    return min([*last, *result, len(rows)])
+
+
+def _size(row: Any) -> float:
+    """The root mean square."""
+    return math.hypot(abs(row.mean or 0), row.std or 0)
+
+
+def _not_finite(rows: Sequence[Any]) -> Iterator[Verdict]:
+    for i, row in enumerate(rows):
+        if row.nonfinite:
+            layer = _layer(rows, i)
+            part = tables.share(row.nonfinite)
+            text = f"NaN or infinity from {layer} on: {part} of the activations"
+            return (yield Verdict("nan", layer, "activations", text))
+    for i, row in reversed(list(enumerate(rows))):
+        if not math.isfinite(row.gradient):
+            layer = _layer(rows, i)
+            text = f"NaN or infinity from {layer} back: in the gradients"
+            return (yield Verdict("nan", layer, "gradients", text))
+
+
+def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
+    inputs = [_size(row) for row in rows if row.role == "argument"] or [1.0]
+    body = [i for i in range(head) if rows[i].role != "argument"]
+    small, large = SMALL * min(1.0, *inputs), LARGE * max(1.0, *inputs)
+    # A network vanishes if nothing behind some layer is of any size; a branch may well be 0.
+    begin = _last_run(body, lambda i: _size(rows[i]) < small)
+    if begin is not None and _size(rows[begin]) > 0:
+        end = _size(rows[body[-1]])
+        text = f"size {_size(rows[begin]):.2g}, {end:.2g} before the last layer"
+        yield _verdict("vanishing", _layer(rows, begin), "activations", text)
+    for i, row in enumerate(rows):
+        if row.role != "argument" and _size(row) > large:
+            most = max(_size(row) for row in rows[i:])
+            text = f"size {_size(row):.2g}, {most:.2g} at most"
+            return (yield _verdict("exploding", _layer(rows, i), "activations", text))
+
+
+def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
+    last = max([row.gradient for row in rows[head:]], default=0)
+    # What has no gradient at all does not lead to the output, or leads through a layer of zeros.
+    body = [i for i in range(head) if rows[i].gradient > 0]
+    if not body or not last:
+        return
+    first = rows[body[0]].gradient
+    begin = _last_run(body[::-1], lambda i: rows[i].gradient < last / GRADIENT)
+    if begin is not None:
+        text = f"norm {rows[begin].gradient:.2g}, {first:.2g} at the input, {last:.2g} at the end"
+        yield _verdict("vanishing", _layer(rows, begin), "gradients", text)
+    for i in body[::-1]:
+        if rows[i].gradient > last * GRADIENT:
+            most = max(rows[j].gradient for j in body if j <= i)
+            text = f"norm {rows[i].gradient:.2g}, {most:.2g} at most, {last:.2g} at the end"
+            return (yield _verdict("exploding", _layer(rows, i), "gradients", text))
+
+
+def _units(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
+    """Findings about single units, in what layers take after the first one."""
+    first = next((i for i, row in enumerate(rows) if row.role in ("output", "recorded")), head)
+    body = [i for i in range(first, head) if rows[i].enters or rows[i].role == "recorded"]
+    tests: dict[str, tuple[Callable[[Any], bool], Callable[[Any], str]]] = {
+        "dead": (
+            lambda row: row.dead >= MOST_DEAD,
+            lambda row: f"{row.dead:.0%} of the units are 0 for the whole batch",
+        ),
+        "symmetric": (lambda row: row.symmetric, lambda row: "all units compute the same"),
+        "saturated": (
+            lambda row: row.saturated >= MOST_SATURATED,
+            lambda row: f"{row.saturated:.0%} of the activations are close to ±1",
+        ),
+    }
+    for kind, (holds, told) in tests.items():
+        for i in body:
+            # A state that starts with zeros is no symptom: it must hold for all later steps.
+            same = [rows[j] for j in body if j >= i and rows[j].site == rows[i].site]
+            if all(map(holds, same)):
+                yield _verdict(kind, _layer(rows, i), "activations", told(rows[i]))
+                break
+
+
+def _last_run(places: Sequence[int], holds: Callable[[int], bool]) -> int | None:
+    """The first of the places from which on `holds` is true of all."""
+    begin = None
+    for place in reversed(places):
+        if not holds(place):
+            break
+        begin = place
+    return begin
+
+
+def _layer(rows: Sequence[Any], index: int) -> str:
+    """The layer whose output a row shows; plain functions belong to the layer before them."""
+    if rows[index].role == "enters":
+        before = [row for row in rows[:index] if row.role == "output"]
+        if before:
+            return before[-1].layer
+    return rows[index].layer
+
+
+def _verdict(kind: str, layer: str, quantity: str, text: str) -> Verdict:
+    of_units = kind in ("dead", "symmetric", "saturated")
+    what = f"{kind} units" if of_units else f"{kind} {quantity}"
+    direction = "back" if quantity == "gradients" else "on"
+    return Verdict(kind, layer, quantity, f"{what} from {layer} {direction}: {text}")

@@ -1,0 +1,189 @@
+"""Surgery: new values for chosen leaves of a tree, everything else as it was."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from .._base import bits
+from .._base.jax_state import tracing
+from .._base.types import Array, Key, Path, PyTree, Rules, Where
+from .._engine.make import Inline, compute
+from .._modules.linen.reach import Reached
+from .._tree.casting import can_cast, cast
+from .._tree.leaves import check_leaf, check_usable, dtype_of
+from .._tree.places import free, laid_out, place_of
+from .._tree.rules import Rule, assign, by_path, is_where, missing, no_initializers, no_leaf, parsed
+from .._tree.selection import describe, flatten, resolve, show
+from .draw import Wish, draw
+from .replicas import check_replicas
+
+
+def reinit(
+    key: Key,
+    params: PyTree,
+    rules: Rules | Where,
+    *,
+    init_fn: Callable[[Key], PyTree] | None = None,
+    donate: bool = False,
+    allow_unmatched: bool = False,
+) -> PyTree:
+    """Gives chosen leaves new initial values and keeps everything else.
+
+    With rules, a leaf is `init(fold_in(key, h), leaf.shape, leaf.dtype)`, where h depends on the
+    leaf's path alone: no value depends on another leaf, on the container or on the process. With
+    `init_fn`, a leaf is the one at its path in `jax.jit(init_fn)(key)`, bit for bit, and only the
+    chosen leaves are computed. With both, `init_fn` is run with the rules' initializers in place
+    of those of its Linen modules, which call them with the shapes and keys that they initialize
+    (unstacked in a scan, flattened in attention), as `jit_init` does.
+
+    Args:
+        key: one PRNG key, typed or legacy.
+        params: any pytree: dict, FrozenDict, `nnx.State`, lists, dataclasses, with or without
+            boxes. Leaves may be abstract (`jax.ShapeDtypeStruct`, with or without a sharding).
+        rules: a mapping from `where` to initializer, or a list of such pairs; the first match
+            wins. Or a single `where` (see `select`; `"**"` is everything), and then `init_fn`
+            makes the values.
+        init_fn: `key -> tree` with the selected paths in it, such as
+            `lambda key: model.init(key, x)["params"]`.
+        donate: free the buffers of the replaced leaves, except those that a kept leaf shares.
+        allow_unmatched: skip rules that win no leaf, as long as some leaf is won.
+
+    Returns:
+        A tree of the same structure, containers, boxes, dtypes, weak types and shardings. Kept
+        leaves are the same objects. `params` itself is never changed.
+
+    Raises:
+        ValueError: a rule selects nothing or is shadowed by an earlier one; a rule selects an
+            integer, a PRNG key or `None`; a selected array was deleted; an initializer or `init_fn`
+            gives another shape; `init_fn` lacks a selected path; params that `pmap` replicated
+            would diverge (use `replicated(init)`).
+        TypeError: an initializer is not callable, or `key` is no PRNG key.
+
+    >>> import flax_inits, jax, jax.numpy as jnp
+    >>> params = {"body": {"bias": jnp.ones(2)}, "head": {"bias": jnp.ones(2)}}
+    >>> new = flax_inits.reinit(jax.random.key(0), params, {"head": flax_inits.zeros()})
+    >>> new["head"]
+    {'bias': Array([0., 0.], dtype=float32)}
+    >>> new["body"]["bias"] is params["body"]["bias"]
+    True
+    """
+    bits.check_key(key)
+    tree = _Tree(params, *flatten(params)[:2])
+    if init_fn is None:
+        new = _by_rules(key, tree, rules, allow_unmatched)
+    else:
+        new = _by_init_fn(key, tree, rules, init_fn, allow_unmatched)
+    kept = [leaf for i, leaf in enumerate(tree.leaves) if i not in new]
+    if donate:
+        free((tree.leaves[i] for i in new), (*kept, *new.values()))
+    treedef = jax.tree.structure(params)
+    return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(tree.leaves)])
+
+
+class _Tree(NamedTuple):
+    """The params with what is read off them once."""
+
+    whole: PyTree
+    paths: list[Path]
+    leaves: list[Any]
+
+
+def _by_rules(
+    key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
+) -> dict[int, Array]:
+    if is_where(rules):
+        raise TypeError(no_initializers(rules))
+    chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
+    for i, rule in chosen.items():
+        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+    if not tracing() and not isinstance(key, Tracer):
+        wishes = {}
+        for i, rule in chosen.items():
+            path, leaf = tree.paths[i], tree.leaves[i]
+            wishes[i] = Wish(path, leaf, rule, place_of(path, leaf))
+        with contextlib.suppress(Inline):
+            new = draw(key, wishes)
+            check_replicas(tree.paths, tree.leaves, chosen, new)
+            return new
+    return {
+        i: laid_out(by_path(key, tree.paths[i], tree.leaves[i], rule), tree.leaves[i])
+        for i, rule in chosen.items()
+    }
+
+
+def _by_init_fn(
+    key: Key,
+    tree: _Tree,
+    rules: Rules | Where,
+    init_fn: Callable[[Key], PyTree],
+    allow_unmatched: bool,
+) -> dict[int, Array]:
+    """The chosen leaves of `init_fn(key)`; nothing else of it is computed."""
+    if not callable(init_fn):
+        raise TypeError(f"init_fn must be a callable key -> tree, got {init_fn!r}.")
+    if is_where(rules):
+        chosen = _chosen(tree, rules, allow_unmatched)
+    else:
+        chosen, init_fn = _through_model(tree, rules, init_fn, allow_unmatched)
+
+    def values(key: Key) -> list[Array]:
+        found = dict(zip(*flatten(init_fn(key))[:2], strict=True))
+        return [_picked(found, tree.paths[i], tree.leaves[i]) for i in chosen]
+
+    if not tracing() and not isinstance(key, Tracer):
+        places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
+        with contextlib.suppress(Inline):
+            made = compute(values, key, dict(enumerate(places)))
+            return {i: made[place] for place, i in enumerate(chosen)}
+    return {i: laid_out(v, tree.leaves[i]) for i, v in zip(chosen, values(key), strict=True)}
+
+
+def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> list[int]:
+    uses, idle = resolve(where, tree.paths, tree.leaves, tree.whole)
+    if not any(uses) or (idle and not allow_unmatched):
+        raise no_leaf(idle[0] if idle else where, tree.paths, tree.whole)
+    chosen = [i for i, use in enumerate(uses) if use]
+    for i in chosen:
+        check_usable(tree.paths[i], tree.leaves[i], describe(where))
+    return chosen
+
+
+def _through_model(
+    tree: _Tree, rules: Rules, init_fn: Callable[[Key], PyTree], allow_unmatched: bool
+) -> tuple[list[int], Callable[[Key], PyTree]]:
+    """Rules that the model itself applies, with the shapes and keys that it initializes."""
+    chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
+    for i, rule in chosen.items():
+        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+    by_path = {tree.paths[i]: rule for i, rule in chosen.items()}
+
+    def choose(paths: Sequence[Path], leaves: Any, whole: PyTree) -> dict[int, Rule]:
+        return {i: by_path[path] for i, path in enumerate(paths) if path in by_path}
+
+    return list(chosen), Reached(init_fn, choose)
+
+
+def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:
+    """The leaf at a path of what `init_fn` made, like the leaf that it replaces."""
+    name = show(path)
+    if path not in found:
+        raise ValueError(
+            f"init_fn makes no leaf at {name!r}, which is selected.{missing(found, path)}"
+        )
+    made, shape, dtype = found[path], np.shape(leaf), dtype_of(leaf)
+    if np.shape(made) != shape:
+        raise ValueError(
+            f"init_fn makes {name!r} with shape {np.shape(made)}, but the tree holds shape "
+            f"{shape} there; select only leaves of equal shape, for example by "
+            f"lambda path, leaf: {path[-2:][0]!r} not in path."
+        )
+    if not can_cast(dtype_of(made), dtype):
+        raise ValueError(
+            f"init_fn makes {name!r} as {dtype_of(made)}, but the tree holds {dtype} there, which "
+            "cannot hold it."
+        )
+    return cast(made, leaf)

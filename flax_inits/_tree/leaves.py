@@ -1,0 +1,83 @@
+"""What an existing leaf says about the one that takes its place: dtype, layout, memory."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._base.types import Path
+from .selection import show
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The dtype of a leaf; a Python number has JAX's default."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(type(leaf))
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype in which to compute what is cast to `dtype` last."""
+    # Not by jnp.promote_types, which strict promotion forbids.
+    wide = jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4
+    return dtype if wide else np.dtype(np.float32)
+
+
+def is_weak(leaf: Any) -> bool:
+    """Whether a leaf's dtype gives way in promotion, as that of a Python number does."""
+    number = isinstance(leaf, int | float | complex) and not isinstance(leaf, bool)
+    return getattr(leaf, "weak_type", number and not hasattr(leaf, "dtype"))
+
+
+def struct_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The leaf's shape, dtype and weak type."""
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf), weak_type=is_weak(leaf))
+
+
+def is_concrete(leaf: Any) -> bool:
+    """Whether a leaf is an array on some device, not a tracer."""
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+
+
+def check_leaf(path: Path, leaf: Any, by: str) -> None:
+    """Raises unless an initializer can make a leaf like this one."""
+    dtype = getattr(leaf, "dtype", None)
+    number = isinstance(leaf, float | complex)
+    if not number and (dtype is None or not jnp.issubdtype(dtype, jnp.inexact)):
+        what = type(leaf).__name__ if dtype is None else f"{dtype} of shape {leaf.shape}"
+        raise ValueError(
+            f"{by} selects {show(path)!r}, which no initializer can make: it holds {what}. "
+            f"Narrow the rule to leaves of floats: name them by longer patterns, such as "
+            f"{'/'.join((*path[:-1], '**', 'kernel'))!r}, and leave this one out."
+        )
+    check_usable(path, leaf, by)
+
+
+def check_usable(path: Path, leaf: Any, by: str, alive: bool = True) -> None:
+    """Raises unless a leaf like this one can be made here: of a dtype in use, and not deleted."""
+    if alive and is_concrete(leaf) and leaf.is_deleted():
+        raise ValueError(
+            f"{by} selects {show(path)!r}, whose array was deleted (donated to another "
+            "computation); pass the tree that the computation returned."
+        )
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        if not isinstance(leaf, bool | int | float | complex):
+            raise ValueError(
+                f"{by} selects {show(path)!r}, which is no array: {type(leaf).__name__}."
+            )
+    elif not jnp.issubdtype(dtype, jax.dtypes.extended) and not _makes(dtype):
+        raise ValueError(
+            f"{by} selects {show(path)!r}, which holds {dtype}: JAX makes 64-bit leaves only "
+            "after jax.config.update('jax_enable_x64', True). Set it, or cast the leaf first."
+        )
+
+
+@functools.lru_cache
+def _canonical(dtype: Any, x64: bool) -> Any:
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def _makes(dtype: Any) -> bool:
+    return _canonical(dtype, jax.config.jax_enable_x64) == dtype

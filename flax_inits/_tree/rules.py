@@ -1,0 +1,163 @@
+"""Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._base.errors import did_you_mean, noted
+from .._base.types import Array, Key, Path, PyTree, Rules, Where
+from .casting import like
+from .leaves import dtype_of
+from .selection import describe, flatten, nothing_selected, path_hash, resolve, show
+
+
+class Rule(NamedTuple):
+    """What is reinitialized, and by what."""
+
+    where: Where
+    init: Callable[..., Array]
+
+
+def is_where(rules: Rules | Where) -> bool:
+    """Whether `rules` is a single `where`: a list of non-tuples, a tree of bools, a pattern..."""
+    if isinstance(rules, Mapping):
+        return _is_mask(rules)
+    if isinstance(rules, list | tuple) and all(isinstance(rule, tuple) for rule in rules):
+        return _is_mask(rules)
+    return True
+
+
+def _is_mask(tree: PyTree) -> bool:
+    leaves = list(_mask_leaves(tree))
+    return bool(leaves) and all(
+        isinstance(leaf, bool)
+        or (getattr(leaf, "dtype", None) == np.bool_ and np.shape(leaf) == ())
+        for leaf in leaves
+    )
+
+
+def _mask_leaves(tree: PyTree) -> Iterator[Any]:
+    # Not jax.tree.leaves of the whole: the keys of rules may be patterns that have no order.
+    for value in tree.values() if isinstance(tree, Mapping) else tree:
+        yield from jax.tree.leaves(value)
+
+
+def parsed(rules: Rules) -> list[Rule]:
+    """`rules` as a list; the first match wins."""
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
+    if not pairs:
+        raise ValueError("No rules were given; give where -> initializer for at least one leaf.")
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"A rule is a pair (where, initializer), got {pair!r}.")
+        _check_initializer(*pair)
+    return [Rule(*pair) for pair in pairs]
+
+
+def no_initializers(rules: Any) -> str:
+    """What to say of `rules` that name leaves and nothing that makes them."""
+    if rules is None:
+        return "reinit needs rules, {where: initializer}, or a single where with init_fn; got None."
+    if isinstance(rules, tuple) and len(rules) == 2 and callable(rules[1]):
+        return (
+            f"One rule is written {{where: initializer}} or [(where, initializer)]; got {rules!r}."
+        )
+    return (
+        f"{describe(rules)} says which leaves, but not what they get: give rules such as "
+        "{where: flax_inits.normal(0.02)}, or init_fn=lambda key: model.init(key, x)."
+    )
+
+
+def _check_initializer(where: Where, init: Any) -> None:
+    has = f"The rule for {describe(where)} has"
+    if getattr(init, "is_factory", False):
+        name = init.__name__
+        raise TypeError(
+            f"{has} the factory {name} where an initializer must be: write {name}(...)."
+        )
+    if callable(init):
+        return
+    if isinstance(init, Mapping) and init and isinstance(where, str):
+        inner = f"{where}/{next(iter(init))}"
+        raise TypeError(f"{has} a mapping, but rules do not nest: write {{{inner!r}: ...}}.")
+    shown, such_as = repr(init), "flax_inits.normal(0.02)"
+    if isinstance(init, int | float):
+        such_as = f"flax_inits.constant({init})"
+    elif hasattr(init, "dtype"):
+        shown, such_as = f"an array of shape {np.shape(init)}", "flax_inits.from_array(x)"
+    raise TypeError(
+        f"{has} {shown} where an initializer must be: a callable (key, shape, dtype) -> array, "
+        f"such as {such_as}."
+    )
+
+
+def assign(
+    rules: Sequence[Rule],
+    paths: Sequence[Path],
+    leaves: Sequence[Any],
+    tree: PyTree,
+    allow_unmatched: bool = False,
+) -> dict[int, Rule]:
+    """The rule that each leaf gets, by the leaf's position."""
+    winners: dict[int, int] = {}
+    for number, rule in enumerate(rules):
+        chosen, idle = resolve(rule.where, paths, leaves, tree)
+        if idle and not allow_unmatched:
+            raise no_leaf(idle[0], paths, tree)
+        won = [i for i, use in enumerate(chosen) if use and winners.setdefault(i, number) == number]
+        if not won and not allow_unmatched:
+            raise _shadowed(rule, [rules[winners[i]] for i, use in enumerate(chosen) if use])
+    if not winners:
+        raise no_leaf([rule.where for rule in rules], paths, tree)
+    return {i: rules[number] for i, number in sorted(winners.items())}
+
+
+def no_leaf(where: Where, paths: Sequence[Path], tree: PyTree) -> ValueError:
+    """The error for a `where` that selects nothing, or nothing but `None`."""
+    holes = flatten(jax.tree.map(lambda leaf: leaf is None, tree, is_leaf=lambda x: x is None))
+    empty = [path for path, is_none in zip(*holes[:2], strict=True) if is_none]
+    if _reads_paths(where) and any(verdicts := resolve(where, empty, empty, None)[0]):
+        name = show(empty[verdicts.index(True)])
+        return ValueError(
+            f"{describe(where)} selects {name!r}, which no initializer can make: it holds None. "
+            "Give it an array, or leave it out of the rule."
+        )
+    return nothing_selected(where, paths)
+
+
+def _reads_paths(where: Where) -> bool:
+    """Whether `where` decides by paths alone, with no function of the user's."""
+    if isinstance(where, list):
+        return bool(where) and all(map(_reads_paths, where))
+    return isinstance(where, str | re.Pattern)
+
+
+def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:
+    by = " and ".join(dict.fromkeys(describe(other.where) for other in earlier))
+    return ValueError(
+        f"The rule for {describe(rule.where)} wins no leaf: what it selects already belongs to the "
+        f"rule for {by}, which comes first. The first match wins: put the narrower rule first."
+    )
+
+
+def note(path: Path, rule: Rule) -> str:
+    """What an error that comes out of a rule's initializer gets added."""
+    return f"while initializing {show(path)!r} by the rule for {describe(rule.where)}"
+
+
+def by_path(key: Key, path: Path, leaf: Any, rule: Rule) -> Array:
+    """A leaf by its rule: at its stored shape, with the key that its path gives."""
+    with noted(note(path, rule)):
+        folded = jax.random.fold_in(key, path_hash(path))
+        return like(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
+
+
+def missing(found: Mapping[Path, Any], path: Path) -> str:
+    """A sentence on where else a tree may have the leaf that it lacks at `path`."""
+    outer = next((other[0] for other in found if other[1:] == path), None)
+    if outer is not None:
+        return f" It has {show((outer, *path))!r}: give its [{outer!r}]."
+    return did_you_mean(show(path), map(show, found))

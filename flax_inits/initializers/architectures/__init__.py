@@ -1,0 +1,1 @@
+"""Initializers that one architecture asks for: SIREN, deep residual, recurrent, SSM."""

@@ -1,0 +1,1 @@
+"""Initializers for any layer: constants, uniforms, normals, scaled by fans, mixtures."""

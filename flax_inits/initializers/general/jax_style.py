@@ -1,0 +1,234 @@
+"""Variance scaling under the names, and with the meaning, that jax gives it."""
+
+from ..._base.types import DType
+from .._build.configured import Draw, initializer
+from .._build.fans import Axes, Fans
+from .scaling import scaled_variance
+
+
+@initializer
+def lecun_normal(
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DType = None,
+    *,
+    groups: int = 1,
+) -> Draw:
+    """Normal of variance `1 / fan_in`, cut at two standard deviations.
+
+    As `jax.nn.initializers.lecun_normal`: `variance_scaling(1.0, "fan_in", "truncated_normal")`.
+
+    Args:
+        in_axis: the axis, or axes, that sum into one output.
+        out_axis: the axis, or axes, of the outputs.
+        batch_axis: axes of independent kernels.
+        dtype: the default dtype; None is JAX's default float.
+        groups: `feature_group_count` of a convolution.
+
+    Returns:
+        An initializer for kernels of shape (*window, in, out).
+
+    Raises:
+        ValueError: when called, for a shape without these axes.
+
+    >>> import flax_inits, jax
+    >>> kernel = flax_inits.lecun_normal()(jax.random.key(0), (300, 100))
+    >>> round(float(kernel.std()), 2)  # √(1 / 300)
+    0.06
+
+    Reference:
+        LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
+    """
+    fans = Fans.checked("lecun_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_in", "truncated_normal")
+
+
+@initializer
+def lecun_uniform(
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DType = None,
+    *,
+    groups: int = 1,
+) -> Draw:
+    """Uniform of variance `1 / fan_in`.
+
+    As `jax.nn.initializers.lecun_uniform`: `variance_scaling(1.0, "fan_in", "uniform")`.
+
+    Args:
+        in_axis: the axis, or axes, that sum into one output.
+        out_axis: the axis, or axes, of the outputs.
+        batch_axis: axes of independent kernels.
+        dtype: the default dtype; None is JAX's default float.
+        groups: `feature_group_count` of a convolution.
+
+    Returns:
+        An initializer for kernels of shape (*window, in, out).
+
+    Raises:
+        ValueError: when called, for a shape without these axes.
+
+    >>> import flax_inits, jax
+    >>> kernel = flax_inits.lecun_uniform()(jax.random.key(0), (300, 100))
+    >>> round(float(kernel.std()), 2)  # √(1 / 300)
+    0.06
+
+    Reference:
+        LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
+    """
+    fans = Fans.checked("lecun_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_in", "uniform")
+
+
+@initializer
+def he_normal(
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DType = None,
+    *,
+    groups: int = 1,
+) -> Draw:
+    """Normal of variance `2 / fan_in`, cut at two standard deviations.
+
+    As `jax.nn.initializers.he_normal`: `variance_scaling(2.0, "fan_in", "truncated_normal")`.
+
+    Args:
+        in_axis: the axis, or axes, that sum into one output.
+        out_axis: the axis, or axes, of the outputs.
+        batch_axis: axes of independent kernels.
+        dtype: the default dtype; None is JAX's default float.
+        groups: `feature_group_count` of a convolution.
+
+    Returns:
+        An initializer for kernels of shape (*window, in, out).
+
+    Raises:
+        ValueError: when called, for a shape without these axes.
+
+    >>> import flax_inits, jax
+    >>> kernel = flax_inits.he_normal()(jax.random.key(0), (300, 100))
+    >>> round(float(kernel.std()), 2)  # √(2 / 300)
+    0.08
+
+    Reference:
+        He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
+    """
+    fans = Fans.checked("he_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 2.0, "fan_in", "truncated_normal")
+
+
+@initializer
+def he_uniform(
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DType = None,
+    *,
+    groups: int = 1,
+) -> Draw:
+    """Uniform of variance `2 / fan_in`.
+
+    As `jax.nn.initializers.he_uniform`: `variance_scaling(2.0, "fan_in", "uniform")`.
+
+    Args:
+        in_axis: the axis, or axes, that sum into one output.
+        out_axis: the axis, or axes, of the outputs.
+        batch_axis: axes of independent kernels.
+        dtype: the default dtype; None is JAX's default float.
+        groups: `feature_group_count` of a convolution.
+
+    Returns:
+        An initializer for kernels of shape (*window, in, out).
+
+    Raises:
+        ValueError: when called, for a shape without these axes.
+
+    >>> import flax_inits, jax
+    >>> kernel = flax_inits.he_uniform()(jax.random.key(0), (300, 100))
+    >>> round(float(kernel.std()), 2)  # √(2 / 300)
+    0.08
+
+    Reference:
+        He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
+    """
+    fans = Fans.checked("he_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 2.0, "fan_in", "uniform")
+
+
+@initializer
+def glorot_normal(
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DType = None,
+    *,
+    groups: int = 1,
+) -> Draw:
+    """Normal of variance `2 / (fan_in + fan_out)`, cut at two standard deviations.
+
+    As `jax.nn.initializers.glorot_normal`: `variance_scaling(1.0, "fan_avg", "truncated_normal")`.
+
+    Args:
+        in_axis: the axis, or axes, that sum into one output.
+        out_axis: the axis, or axes, of the outputs.
+        batch_axis: axes of independent kernels.
+        dtype: the default dtype; None is JAX's default float.
+        groups: `feature_group_count` of a convolution.
+
+    Returns:
+        An initializer for kernels of shape (*window, in, out).
+
+    Raises:
+        ValueError: when called, for a shape without these axes.
+
+    >>> import flax_inits, jax
+    >>> kernel = flax_inits.glorot_normal()(jax.random.key(0), (300, 100))
+    >>> round(float(kernel.std()), 2)  # √(2 / 400)
+    0.07
+
+    Reference:
+        Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
+    """
+    fans = Fans.checked("glorot_normal", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_avg", "truncated_normal")
+
+
+@initializer
+def glorot_uniform(
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: DType = None,
+    *,
+    groups: int = 1,
+) -> Draw:
+    """Uniform of variance `2 / (fan_in + fan_out)`.
+
+    As `jax.nn.initializers.glorot_uniform`: `variance_scaling(1.0, "fan_avg", "uniform")`.
+
+    Args:
+        in_axis: the axis, or axes, that sum into one output.
+        out_axis: the axis, or axes, of the outputs.
+        batch_axis: axes of independent kernels.
+        dtype: the default dtype; None is JAX's default float.
+        groups: `feature_group_count` of a convolution.
+
+    Returns:
+        An initializer for kernels of shape (*window, in, out).
+
+    Raises:
+        ValueError: when called, for a shape without these axes.
+
+    >>> import flax_inits, jax
+    >>> kernel = flax_inits.glorot_uniform()(jax.random.key(0), (300, 100))
+    >>> round(float(kernel.std()), 2)  # √(2 / 400)
+    0.07
+
+    Reference:
+        Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
+    """
+    fans = Fans.checked("glorot_uniform", in_axis, out_axis, batch_axis, groups)
+    return scaled_variance(fans, 1.0, "fan_avg", "uniform")

@@ -1,0 +1,1 @@
+"""Initializers whose elements depend on each other: orthogonal, identities, tables."""

@@ -1,0 +1,199 @@
+"""Leaves by distribution and dtype: rows of the pool and exact shapes both give what jit gives."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from as_jit import assert_as_jit
+from jax import lax
+from jax import random as jr
+from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+import flax_inits
+from flax_inits._engine import recipe, rows
+
+KEY = jax.random.key(7)
+SHAPE = (37, 29)
+ROW = rows.ROW
+he, lecun = jax.nn.initializers.he_uniform(), jax.nn.initializers.lecun_normal()
+
+
+def is_pooled(draw):
+    (row,) = (traced := flax_inits.jit_init(draw)._planned((KEY,), {})[1]).jobs
+    assert traced.jobs is not None
+    return row.recipe.form is not None
+
+
+POOLED = {
+    "normal": lambda k: jr.normal(k, SHAPE),
+    "uniform": lambda k: jr.uniform(k, SHAPE, minval=-0.3, maxval=0.7),
+    "truncated": lambda k: jr.truncated_normal(k, -2.0, 2.0, SHAPE),
+    "lecun_normal": lambda k: lecun(k, SHAPE),
+    "he_uniform": lambda k: he(k, SHAPE),
+    "mean_std": lambda k: 0.5 + 0.02 * jr.normal(k, SHAPE),
+    "std_minus": lambda k: jr.normal(k, SHAPE) * 0.3 - 1,
+    "divided": lambda k: jr.normal(k, SHAPE) / 3.0,
+    "tiny": lambda k: jr.normal(k, SHAPE) * 1e-6,
+    "negated": lambda k: -jr.normal(k, SHAPE) * 0.1,
+    "twice_scaled": lambda k: jr.normal(k, SHAPE) * 2 * 3,
+    "scaled_uniform": lambda k: (jr.uniform(k, SHAPE) * 2 - 1) * 0.37,
+    "uniform_twice": lambda k: jr.uniform(k, SHAPE, minval=-0.1, maxval=0.1) * 3 * 0.7,
+    "reversed": lambda k: 1 - jr.uniform(k, SHAPE),
+    "clipped": lambda k: jnp.clip(jr.normal(k, SHAPE) * 0.02, -0.03, 0.03),
+    "clipped_first": lambda k: jnp.clip(jr.normal(k, SHAPE), -2, 2) * 0.02,
+    "root": lambda k: jr.normal(k, SHAPE) * jnp.sqrt(2.0) / jnp.sqrt(37),
+    "rounded": lambda k: jnp.round(jr.normal(k, SHAPE) * 4) / 4,
+    "denormal_scale": lambda k: jr.truncated_normal(k, -2, 2, SHAPE) * 1e-39,
+    "denormals": lambda k: jr.uniform(k, SHAPE, minval=1e-38, maxval=2e-38) * 0.1,
+    "infinite": lambda k: jr.normal(k, SHAPE) * jnp.inf,
+    "nan": lambda k: jr.normal(k, SHAPE) * jnp.nan,
+    "bits8": lambda k: jr.bits(k, SHAPE, jnp.uint8),
+    "bits16": lambda k: jr.bits(k, SHAPE, jnp.uint16),
+    "bits32": lambda k: jr.bits(k, SHAPE),
+    "bernoulli": lambda k: jr.bernoulli(k, 0.3, SHAPE),
+    "signs": lambda k: jr.bernoulli(k, 0.3, SHAPE).astype(jnp.float32) * 2 - 1,
+    "attention": lambda k: lecun(k, (16, 32)).reshape(16, 1, 32),
+    "batched": lambda k: jax.vmap(lambda q: jr.normal(q, SHAPE))(jr.split(k, 3)),
+    "segments": lambda k: jax.vmap(lambda q: jr.normal(q, (ROW + 1,)))(jr.split(k, 3)),
+    "scanned": lambda k: lax.map(lambda q: 0.1 * jr.truncated_normal(q, -2, 2, SHAPE), jr.split(k)),
+    "one": lambda k: jr.normal(k, (1,)),
+    "scalar": lambda k: jr.normal(k, ()),
+    "row_less_one": lambda k: jr.normal(k, (ROW - 1,)),
+    "row": lambda k: jr.normal(k, (ROW,)),
+    "row_and_one": lambda k: jr.normal(k, (ROW + 1,)),
+    "rows": lambda k: jr.uniform(k, (1024 * ROW + 1,)),
+}
+"""One draw per element and elementwise operations."""
+
+OTHERS = {
+    "two_draws": lambda k: jr.normal(k, SHAPE) + jr.normal(jr.fold_in(k, 1), SHAPE) * 0.1,
+    "sparse": lambda k: jnp.where(
+        jr.uniform(k, SHAPE) < 0.3, 0.0, jr.normal(jr.fold_in(k, 1), SHAPE)
+    ),
+    "same_key_twice": lambda k: jr.normal(k, SHAPE) * jr.uniform(k, SHAPE),
+    "maxwell": lambda k: jr.maxwell(k, SHAPE),
+    "double_sided_maxwell": lambda k: jr.double_sided_maxwell(k, 0.0, 1.0, SHAPE),
+    "three_classes": lambda k: lecun(k, (64, 3)),
+    "narrow": lambda k: jr.normal(k, (700, 4)),
+    "narrow_truncated": lambda k: jr.truncated_normal(k, -2, 2, (700, 5)) * 0.1,
+    "narrowed": lambda k: jr.normal(k, (700, 12)).reshape(700, 4, 3) * 0.1,
+    "narrow_heads": lambda k: lecun(k, (64, 12)).reshape(64, 4, 3),
+    "widened": lambda k: jr.normal(k, (700, 3)).reshape(-1) * 0.1,
+    "nested_vmap": lambda k: jax.vmap(jax.vmap(lambda q: jr.normal(q, (5,))))(jr.split(k, (3, 4))),
+    "columns": lambda k: jax.vmap(lambda q: jr.normal(q, SHAPE), out_axes=-1)(jr.split(k, 3)),
+    "transposed": lambda k: jr.normal(k, SHAPE).T,
+    "sliced": lambda k: jr.normal(k, SHAPE)[3:7],
+    "flipped": lambda k: jr.normal(k, SHAPE)[::-1],
+    "padded": lambda k: jnp.concatenate([jr.normal(k, SHAPE), jnp.zeros(SHAPE)]),
+    "stacked": lambda k: jnp.stack([jr.normal(q, SHAPE) for q in jr.split(k, 3)]),
+    "spread": lambda k: jnp.broadcast_to(jr.normal(k, (1, 29)), SHAPE),
+    "repeated": lambda k: jnp.repeat(jr.normal(k, (3, 4)), 2, 0),
+    "by_row": lambda k: jr.normal(k, SHAPE) * jnp.arange(37.0)[:, None],
+    "drawn_scale": lambda k: jr.normal(k, SHAPE) * jr.normal(jr.fold_in(k, 3), ()),
+    "empty": lambda k: jr.normal(k, (0, 4)),
+    "gumbel": lambda k: jr.gumbel(k, SHAPE),
+    "exponential": lambda k: jr.exponential(k, SHAPE),
+    "laplace": lambda k: jr.laplace(k, SHAPE),
+    "logistic": lambda k: jr.logistic(k, SHAPE),
+    "cauchy": lambda k: jr.cauchy(k, SHAPE),
+    "lognormal": lambda k: jr.lognormal(k, 0.5, SHAPE),
+    "randint": lambda k: jr.randint(k, SHAPE, -5, 100),
+    "categorical": lambda k: jr.categorical(k, jnp.ones(5), shape=SHAPE),
+    "permutation": lambda k: jr.permutation(k, 50),
+    "choice": lambda k: jr.choice(k, 100, (7,), replace=False),
+    "gamma": lambda k: jr.gamma(k, 2.0, SHAPE),
+    "rademacher": lambda k: jr.rademacher(k, SHAPE),
+    "complex": lambda k: jr.normal(k, SHAPE, jnp.complex64),
+    "poisson": lambda k: jr.poisson(k, 3.0, (9,)),
+    "orthogonal": lambda k: jax.nn.initializers.orthogonal(0.5)(k, (13, 7)),
+    "delta_orthogonal": lambda k: jax.nn.initializers.delta_orthogonal()(k, (3, 3, 5, 7)),
+    "log_uniform": lambda k: jnp.exp(jr.uniform(k, SHAPE) * 4.6 - 6.9),
+    "unit_columns": lambda k: (lambda w: w / jnp.linalg.norm(w, axis=0, keepdims=True))(
+        jr.normal(k, SHAPE)
+    ),
+    "spectral": lambda k: (lambda w: w / jnp.linalg.norm(w, 2))(jr.normal(k, (9, 9))),
+    "centred": lambda k: (lambda w: w - w.mean(0, keepdims=True))(jr.normal(k, SHAPE)),
+    "triangle": lambda k: jnp.tril(jr.normal(k, (9, 9))),
+    "int4": lambda k: jr.bits(k, SHAPE, jnp.uint8).astype(jnp.int4),
+}
+"""What needs, or may need, a program of its own shape."""
+
+
+@pytest.mark.sampled(9)
+@pytest.mark.parametrize("name", POOLED)
+def test_rows_are_what_jit_draws(name):
+    assert is_pooled(POOLED[name])
+    assert_as_jit(POOLED[name], KEY)
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", ["normal", "mean_std", "he_uniform", "segments", "scanned"])
+def test_so_are_exact_shapes(name, monkeypatch):
+    monkeypatch.setattr(recipe, "LARGEST_POOLED", 0)
+    assert not is_pooled(POOLED[name])
+    assert_as_jit(POOLED[name], KEY)
+
+
+@pytest.mark.sampled(9)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_leaves_are_what_jit_draws(name):
+    assert_as_jit(OTHERS[name], KEY)
+
+
+DRAWS = {
+    "normal": lambda k, d: jr.normal(k, SHAPE, d),
+    "uniform": lambda k, d: jr.uniform(k, SHAPE, d, -0.3, 0.7),
+    "truncated": lambda k, d: jr.truncated_normal(k, -2.0, 2.0, SHAPE, d),
+    "mean_std": lambda k, d: jnp.asarray(0.3, d) + jr.normal(k, SHAPE, d) * jnp.asarray(0.02, d),
+    "cast_last": lambda k, d: (jr.normal(k, SHAPE) * 0.02).astype(d),
+    "lecun_normal": lambda k, d: lecun(k, SHAPE, d),
+}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e5m2", "float8_e4m3fn"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_narrow_floats(name, dtype):
+    assert_as_jit(lambda key: DRAWS[name](key, jnp.dtype(dtype)), KEY)
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", DRAWS)
+def test_double_precision(name):
+    with jax.enable_x64(True):
+        assert_as_jit(lambda key: DRAWS[name](key, jnp.float64), jax.random.key(7))
+        assert_as_jit(lambda key: DRAWS[name](key, jnp.float32), jax.random.key(7))
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("trailing", [1, 2, 3, 6, 7, 9, 10, 12])
+def test_narrow_shapes(trailing):
+    # XLA computes log1p one ulp off in the scalar code of narrow loops, so must the recipes.
+    assert_as_jit(lambda key: jr.normal(key, (701, trailing)), KEY)
+
+
+def test_what_lives_on_one_cpu_device_is_pooled():
+    def draw(key):
+        return jr.normal(key, SHAPE)
+
+    def placed(sharding):
+        init = flax_inits.jit_init(draw, out_shardings=sharding)
+        return init._planned((KEY,), {})[1].jobs[0].recipe.form is not None
+
+    device, pair = jax.devices()[3], jax.devices()[:2]
+    assert placed(SingleDeviceSharding(device))
+    assert not placed(SingleDeviceSharding(device, memory_kind="pinned_host"))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=pair)
+    assert not placed(NamedSharding(mesh, P()))
+    assert is_pooled(lambda key: jr.normal(key, (1,)))
+    assert not is_pooled(lambda key: jr.normal(key, (0,)))
+    assert is_pooled(lambda key: lax.scan(lambda c, k: (c, draw(k)), None, jr.split(key, 4))[1])
+
+
+def test_leaves_above_the_largest_are_drawn_in_place():
+    def draw(key):
+        return jr.uniform(key, (recipe.LARGEST_POOLED + 1,))
+
+    assert not is_pooled(draw)
+    assert is_pooled(lambda key: jr.uniform(key, (recipe.LARGEST_POOLED,)))
+    assert_as_jit(draw, KEY)

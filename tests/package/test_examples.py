@@ -1,0 +1,77 @@
+"""Every script in examples/ runs, from the command line, with warnings as errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+SCRIPTS = {str(file.relative_to(EXAMPLES)): file for file in sorted(EXAMPLES.rglob("*.py"))}
+
+# Arguments that make a script small enough for a test; most need none.
+ARGUMENTS = {
+    "benchmarks/bits.py": ["--side", "256", "--rounds", "1", "--orthogonal", "64"],
+    "benchmarks/models.py": ["LM-2/64", "ViT-2/48 scanned"],
+    "benchmarks/tpu.py": ["--small"],
+    "mup.py": ["--widths", "64", "512"],
+    "plasticity.py": ["--small"],
+    "signal_propagation.py": ["--depth", "6", "--width", "32"],
+    "transfer.py": ["--runs", "1"],
+}
+# Scripts that take more than a few seconds even so.
+SLOW = {
+    "benchmarks/bits.py",
+    "benchmarks/models.py",
+    "benchmarks/tpu.py",
+    "interop.py",
+    "mup.py",
+    "plasticity.py",
+    "quickstart.py",
+    "sharded.py",
+    "signal_propagation.py",
+    "transfer.py",
+}
+# What others warn about, in scripts that cannot help it, as `python -W` takes it.
+ALLOWED: dict[str, list[str]] = {}
+
+
+def run(script, *arguments, folder):
+    """Runs it as a user does, from another folder, and returns what it printed."""
+    flags = ["-W", "error"]
+    for warning in ALLOWED.get(str(script.relative_to(EXAMPLES)), []):
+        flags += ["-W", warning]
+    # The scripts say themselves how many devices they want.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, *flags, str(script), *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_tables_name_scripts():
+    assert {*ARGUMENTS, *SLOW, *ALLOWED} <= set(SCRIPTS)
+
+
+def test_no_script_hides_a_module_of_python():
+    assert not {script.stem for script in SCRIPTS.values()} & sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in SCRIPTS]
+)
+def test_script_runs(name, tmp_path):
+    printed = run(SCRIPTS[name], *ARGUMENTS.get(name, []), folder=tmp_path)
+    assert printed.strip(), "an example says what it does"
+    if name == "quickstart.py":
+        assert printed.count("NEW") == 2 and printed.count("same object") == 6
