@@ -10,7 +10,7 @@ from jax.sharding import Sharding
 from .._base.bits import is_key_dtype
 from .._base.types import Array, Key
 from .._tree.casting import cast
-from .._tree.places import Place, at, copied, within_reach
+from .._tree.places import Placement, copied, placed_at, within_reach
 from .execute import execute
 from .jaxpr import Traced, trace
 from .keys import Deriver
@@ -39,13 +39,13 @@ def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Jo
 
 
 def compute(
-    fun: Callable[[Key], Sequence[Any]], key: Key, places: Mapping[int, Place]
+    fun: Callable[[Key], Sequence[Any]], key: Key, places: Mapping[int, Placement]
 ) -> dict[int, Array]:
     """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`."""
     traced = traceable(fun, key)
     made: dict[int, Array] = {}
     for place, shardings in _together({i: within_reach(p) for i, p in places.items()}):
-        with at(place):
+        with placed_at(place):
             jobs = None if traced is None else jobs_of(traced, shardings)
             if jobs is None:
                 made.update(compute_whole(fun, key, shardings))
@@ -55,15 +55,15 @@ def compute(
     return arrived(made, places)
 
 
-def arrived(made: Mapping[int, Array], places: Mapping[int, Place]) -> dict[int, Array]:
+def arrived(made: Mapping[int, Array], places: Mapping[int, Placement]) -> dict[int, Array]:
     """Leaves where they belong, also those that were out of reach."""
     return {i: _brought(leaf, places[i]) for i, leaf in made.items()}
 
 
-def _brought(leaf: Array, place: Place) -> Array:
+def _brought(leaf: Array, place: Placement) -> Array:
     if not leaf.committed if place.sharding is None else leaf.sharding == place.sharding:
         return leaf
-    with at(place):
+    with placed_at(place):
         return cast(copied(leaf, place), leaf)
 
 
@@ -79,11 +79,11 @@ def traceable(fun: Callable[[Key], Any], key: Key) -> Traced | None:
 
 
 def _together(
-    places: Mapping[int, Place],
-) -> Iterable[tuple[Place, dict[int, Sharding | None]]]:
+    places: Mapping[int, Placement],
+) -> Iterable[tuple[Placement, dict[int, Sharding | None]]]:
     """Leaves that one program may make: what is made on the same devices."""
-    known: dict[Place, Any] = {}
-    groups: dict[Any, tuple[Place, dict[int, Sharding | None]]] = {}
+    known: dict[Placement, Any] = {}
+    groups: dict[Any, tuple[Placement, dict[int, Sharding | None]]] = {}
     for i, place in places.items():
         if place not in known:
             sharding = place.sharding

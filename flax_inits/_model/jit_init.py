@@ -19,9 +19,9 @@ from .._engine.jaxpr import Traced, trace
 from .._engine.keys import Deriver
 from .._engine.make import Inline, jobs_of
 from .._engine.recipe import Job
-from .._modules.linen.reach import Reached, with_rules
+from .._modules.linen.reach import WithRules, with_rules
 from .._tree.selection import flatten
-from .out_shardings import Places, asked_for
+from .out_shardings import OutShardings, asked_for
 from .plan import Plan
 from .progress import Progress
 from .static_args import Statics
@@ -105,7 +105,7 @@ class JitInit:
     def __init__(
         self,
         fun: Callable[..., PyTree],
-        reached: Reached | None,
+        reached: WithRules | None,
         out_shardings: Any,
         statics: Statics,
         progress: bool | None,
@@ -254,7 +254,7 @@ def _jobs(
 ) -> tuple[list[Sharding | None], list[Job] | None]:
     """Where each leaf is made, and the jobs that make them."""
     try:
-        places = Places(traced, arguments, asked)
+        places = OutShardings(traced, arguments, asked)
     except Exception:  # The representation has no stability promise; jax.jit always works.
         return asked, None
     if places.decided_by_jit:

@@ -18,7 +18,7 @@ _SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cas
 """Primitives with shardings of their own, which XLA then propagates to other leaves."""
 
 
-class Places:
+class OutShardings:
     """One sharding for each leaf: what was `asked` (None: nothing), and `shardings` to use."""
 
     def __init__(self, traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]):

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """One leaf of an optimizer's state."""
 
     path: Path
-    place: int
+    index: int
     """Its position in `tx.init(params)`."""
 
     shape: tuple[int, ...]
@@ -55,9 +55,9 @@ def _entries(tx: Any, treedef: Any, structs: tuple) -> tuple[Entry, ...]:
     labels = labels_of(tx, params, state)
     everyone = frozenset(range(len(structs)))
     found = []
-    for place, (name, leaf, label) in enumerate(zip(names, leaves, labels, strict=True)):
+    for index, (name, leaf, label) in enumerate(zip(names, leaves, labels, strict=True)):
         if label is not None:
-            found.append(Entry(name, place, leaf.shape, frozenset([label]), "own"))
+            found.append(Entry(name, index, leaf.shape, frozenset([label]), "own"))
             continue
         node = name[:-1]
         beside = {
@@ -66,7 +66,7 @@ def _entries(tx: Any, treedef: Any, structs: tuple) -> tuple[Entry, ...]:
             if other is not None and path[: len(node)] == node
         }
         owners = frozenset(beside) or everyone
-        found.append(Entry(name, place, leaf.shape, owners, _kind(name, leaf)))
+        found.append(Entry(name, index, leaf.shape, owners, _kind(name, leaf)))
     return _without_constants(tx, params, state, found)
 
 

@@ -10,9 +10,9 @@ from jax.core import Tracer
 
 from .._base.jax_state import configuration, tracing
 from .._base.types import Array, Path, PyTree
-from .._tree.casting import like
+from .._tree.casting import checked_as
 from .._tree.leaves import is_concrete, struct_of
-from .._tree.places import Place, at, copied, laid_out, place_of
+from .._tree.places import Placement, copied, laid_out, place_of, placed_at
 from .._tree.selection import flatten, show
 from .entries import Entry
 
@@ -28,7 +28,7 @@ def fresh(
     check_alive(paths, olds, "opt_state")
     if not wanted:
         return {}
-    slots, structs = [found[i].place for i in wanted], list(map(struct_of, olds))
+    slots, structs = [found[i].index for i in wanted], list(map(struct_of, olds))
     if tracing() or any(isinstance(x, Tracer) for x in (*leaves, *olds)):
         made = _Make(tx, treedef, tuple(slots), tuple(structs))(leaves)
         return dict(zip(wanted, map(laid_out, made, olds), strict=True))
@@ -39,7 +39,7 @@ def fresh(
     for group in _groups(places):
         there = [places[n] for n in group]
         make = _Make(tx, treedef, *(tuple(facts[n] for n in group) for facts in (slots, structs)))
-        with at(there[0]):
+        with placed_at(there[0]):
             if apart:
                 values = list(map(_moved, make(leaves), there))
             else:
@@ -48,7 +48,7 @@ def fresh(
     return new
 
 
-def _groups(places: Sequence[Place]) -> list[list[int]]:
+def _groups(places: Sequence[Placement]) -> list[list[int]]:
     """The positions of places, by what has to be in force while their leaves are made (`at`)."""
     groups: dict[Any, list[int]] = {}
     for n, place in enumerate(places):
@@ -56,7 +56,7 @@ def _groups(places: Sequence[Place]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _moved(values: Array, place: Place) -> Array:
+def _moved(values: Array, place: Placement) -> Array:
     return (
         copied(values, place) if place.sharding is None else jax.device_put(values, place.sharding)
     )
@@ -72,7 +72,7 @@ def check_alive(paths: Sequence[Path], leaves: Sequence[Any], tree: str) -> None
             )
 
 
-def _device_sets(places: Sequence[Place]) -> set[frozenset]:
+def _device_sets(places: Sequence[Placement]) -> set[frozenset]:
     return {frozenset(place.sharding.device_set) for place in places if place.sharding is not None}
 
 
@@ -88,7 +88,7 @@ class _Make:
         # A copy: what is a param itself in the state (Prodigy's start) must not share its memory,
         # or a training step could not donate both.
         return [
-            jnp.copy(like(made[slot], struct, tx))
+            jnp.copy(checked_as(made[slot], struct, tx))
             for slot, struct in zip(slots, structs, strict=True)
         ]
 

@@ -73,9 +73,9 @@ def reset_optimizer(
     if counts not in ("keep", "reset"):
         raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
     names, leaves, _ = flatten(params)
-    verdicts, idle = resolve(where, names, leaves, params)
-    if idle:
-        raise nothing_selected(idle[0], names)
+    verdicts, unmatched = resolve(where, names, leaves, params)
+    if unmatched:
+        raise nothing_selected(unmatched[0], names)
     chosen = frozenset(i for i, use in enumerate(verdicts) if use)
     found = aligned(entries(tx, params), opt_state)
     wanted = [i for i, entry in enumerate(found) if entry.kind == "own" and entry.params <= chosen]

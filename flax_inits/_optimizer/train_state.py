@@ -9,7 +9,7 @@ import jax
 from .._base.types import Array, Key, PyTree, Rules, Where
 from .._surgery.graft import graft
 from .._surgery.reinit import reinit
-from .._tree.casting import like
+from .._tree.casting import checked_as
 from .._tree.selection import flatten, path_hash
 from .reset import check_optimizer, reset_optimizer
 
@@ -140,7 +140,7 @@ def _followed(tree: PyTree, params: PyTree, changed: list[bool]) -> PyTree:
     cast: list[Array | Any] = list(olds)
     for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
         if name in new:
-            cast[i] = like(new.pop(name), old, "the new params")
+            cast[i] = checked_as(new.pop(name), old, "the new params")
     if new:
         raise ValueError(
             f"extra={{...: None}} copies the new params, but that tree has no leaf at "

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from .._base.jax_state import tracing
 from .._base.types import Array, Path
-from .._tree.casting import like
+from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32
-from .._tree.places import Place, at, laid_out, place_of
+from .._tree.places import Placement, laid_out, place_of, placed_at
 from .layers import Edit
 
 
@@ -23,9 +23,9 @@ def program(function: Callable, facts: tuple, path: Path, leaf: Any) -> Callable
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(function: Callable, facts: tuple, place: Place) -> Callable:
+def _compiled(function: Callable, facts: tuple, place: Placement) -> Callable:
     run = jax.jit(functools.partial(function, facts), out_shardings=place.sharding)
-    return at(place)(run)  # The context manager as a decorator: entered at each call.
+    return placed_at(place)(run)  # The context manager as a decorator: entered at each call.
 
 
 def edited(
@@ -46,7 +46,7 @@ def edited(
             if edit.role == "incoming" and norm_factor is not None:
                 value = _rescaled(value, new, masks[edit.layer], norm_factor)
         new = jnp.where(chosen, value, new)
-    return like(new, old, "recycle")
+    return checked_as(new, old, "recycle")
 
 
 def _rescaled(fresh: Array, old: Array, mask: Array, factor: Any) -> Array:
@@ -72,7 +72,7 @@ def blended(
     edits, param = facts
     new = _fitted(_touched(edits, masks, param), param, jnp.shape(old))
     new = laid_out(jnp.broadcast_to(new, jnp.shape(old)), old)
-    return like(jnp.where(new, fresh, old), old, "recycle")
+    return checked_as(jnp.where(new, fresh, old), old, "recycle")
 
 
 def _along(mask: Array, edit: Edit, ndim: int) -> Array:

@@ -31,7 +31,7 @@ class Edit(NamedTuple):
     """'incoming', 'outgoing' or 'unit'."""
 
 
-class Graph:
+class Layers:
     """A user's `layers`, checked against the params and the masks."""
 
     def __init__(

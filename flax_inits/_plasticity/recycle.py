@@ -15,7 +15,7 @@ from .._optimizer.reset import check_optimizer, report
 from .._surgery.reinit import reinit
 from .._tree.selection import flatten, path_hash, show
 from .edits import blended, edited, lost_axes, program
-from .layers import Edit, Graph
+from .layers import Edit, Layers
 
 
 def recycle(
@@ -89,7 +89,7 @@ def recycle(
            [1., 7., 1.]], dtype=float32)
     """
     _check_arguments(outgoing, opt_state, tx)
-    graph = Graph(params, masks, layers, outgoing)
+    graph = Layers(params, masks, layers, outgoing)
     found = []
     if tx is not None:
         found = aligned(entries(tx, params), opt_state)
@@ -115,11 +115,11 @@ def _check_arguments(outgoing: Any, opt_state: PyTree, tx: Any) -> None:
         check_optimizer(tx)
 
 
-def _masks(graph: Graph, edits: Sequence[Edit]) -> dict[str, Array]:
+def _masks(graph: Layers, edits: Sequence[Edit]) -> dict[str, Array]:
     return {edit.layer: graph.masks[edit.layer] for edit in edits}
 
 
-def _draws(key: Key, params: PyTree, graph: Graph, role: str, source: Any) -> dict[int, Array]:
+def _draws(key: Key, params: PyTree, graph: Layers, role: str, source: Any) -> dict[int, Array]:
     """Fresh arrays for the leaves that need them, by position."""
     wanted = {i: layer for (i, which), layer in graph.layer_of.items() if which == role}
     if not wanted:
@@ -139,7 +139,7 @@ def _draws(key: Key, params: PyTree, graph: Graph, role: str, source: Any) -> di
     return {i: new[i] for i in wanted}
 
 
-def _from_tree(graph: Graph, wanted: Iterable[int], tree: PyTree, role: str) -> dict[int, Array]:
+def _from_tree(graph: Layers, wanted: Iterable[int], tree: PyTree, role: str) -> dict[int, Array]:
     names, leaves, _ = flatten(tree)
     made = dict(zip(names, leaves, strict=True))
     for i in wanted:
@@ -154,25 +154,25 @@ def _from_tree(graph: Graph, wanted: Iterable[int], tree: PyTree, role: str) -> 
 
 
 def _recycled_state(
-    tx: Any, opt_state: PyTree, params: PyTree, found: Sequence[Entry], graph: Graph
+    tx: Any, opt_state: PyTree, params: PyTree, found: Sequence[Entry], graph: Layers
 ) -> PyTree:
     """The state with the entries of new weights as in `tx.init(params)`."""
     state, treedef = jax.tree.flatten(opt_state)
     wanted: dict[int, int] = {}
     left = [e.path for e in found if e.kind == "mixed" and not e.params.isdisjoint(graph.edits)]
-    for place, entry in enumerate(found):
+    for index, entry in enumerate(found):
         param = next(iter(entry.params))
         if entry.kind != "own" or param not in graph.edits:
             continue
         if lost_axes(np.shape(graph.leaves[param]), entry.shape) is not None:
-            wanted[place] = param
+            wanted[index] = param
         elif math.prod(entry.shape) > 1:
             left.append(entry.path)
     report(left, strict=False)
-    for place, value in fresh(tx, params, found, state, list(wanted)).items():
-        param, old = wanted[place], state[place]
+    for index, value in fresh(tx, params, found, state, list(wanted)).items():
+        param, old = wanted[index], state[index]
         edits = tuple(graph.edits[param])
         facts = (edits, np.shape(graph.leaves[param]))
-        blend = program(blended, facts, found[place].path, old)
-        state[place] = blend(old, value, _masks(graph, edits))
+        blend = program(blended, facts, found[index].path, old)
+        state[index] = blend(old, value, _masks(graph, edits))
     return treedef.unflatten(state)

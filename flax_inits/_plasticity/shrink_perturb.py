@@ -12,9 +12,9 @@ from jax.core import Tracer
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, PyTree, Where
 from .._surgery.reinit import reinit
-from .._tree.casting import like
+from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32, dtype_of
-from .._tree.places import Place, at, place_of
+from .._tree.places import Placement, place_of, placed_at
 from .._tree.selection import flatten
 
 
@@ -83,9 +83,11 @@ def _check_factor(name: str, value: Any, most: float) -> None:
 def _mixed(shrink: Any, perturb: Any, old: Any, new: Array) -> Array:
     wide = at_least_float32(dtype_of(old))
     kept, added = jnp.asarray(shrink, wide), jnp.asarray(perturb, wide)
-    return like(kept * jnp.asarray(old, wide) + added * new.astype(wide), old, "shrink_perturb")
+    return checked_as(
+        kept * jnp.asarray(old, wide) + added * new.astype(wide), old, "shrink_perturb"
+    )
 
 
 @functools.lru_cache(maxsize=256)
-def _mixer(place: Place) -> Callable[..., Array]:
-    return at(place)(jax.jit(_mixed, out_shardings=place.sharding))
+def _mixer(place: Placement) -> Callable[..., Array]:
+    return placed_at(place)(jax.jit(_mixed, out_shardings=place.sharding))

@@ -30,7 +30,7 @@ def measure(tapped: Tapped, args: Any, total: Any) -> list[tuple[Any, dict[str, 
     are measured by one loop and taken apart on the host, or deep networks would compile for long.
     """
     shapes = jax.eval_shape(lambda args: tapped(args)[1], args)
-    inner = [_inner(place.steps, shapes[place.tap]) for place in _first(tapped)]
+    inner = [_inner(site.steps, shapes[site.tap]) for site in _first(tapped)]
     groups = _groups(inner)
 
     @jax.jit
@@ -50,8 +50,8 @@ def measure(tapped: Tapped, args: Any, total: Any) -> list[tuple[Any, dict[str, 
 
 
 def _first(tapped: Tapped) -> list[Any]:
-    """One place for each tap, in the order of taps."""
-    return [place for _, place in sorted({place.tap: place for place in tapped.places()}.items())]
+    """One site for each tap, in the order of taps."""
+    return [site for _, site in sorted({site.tap: site for site in tapped.sites()}.items())]
 
 
 def _inner(steps: tuple[int, ...], shape: Any) -> jax.ShapeDtypeStruct:

@@ -8,7 +8,7 @@ _Row = TypeVar("_Row")
 _NUMBER = re.compile(r"(\d+)")
 
 
-def folded(rows: Sequence[tuple[str, Hashable, _Row]]) -> list[tuple[str, list[_Row]]]:
+def grouped(rows: Sequence[tuple[str, Hashable, _Row]]) -> list[tuple[str, list[_Row]]]:
     """Rows (name, kind, row) whose names differ in numbers only, if they are of one kind.
 
     Numbers are taken from left to right, so the six names `a_0/b_0` to `a_2/b_1` become

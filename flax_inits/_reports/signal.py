@@ -24,7 +24,7 @@ from .recorder import Point, Recorder
 from .signal_table import Signal, SignalRow
 from .statistics import statistics
 from .summary import check_alive
-from .taps import Place, Tapped
+from .taps import Tapped, TapSite
 
 
 def signal(
@@ -102,8 +102,8 @@ def signal(
     traced, arrays = of_arrays(recorded, (variables, *args), kwargs)
     with _explained(model, variables, args):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
-    places = tapped.places()
-    points = [recorder.point(place.name) for place in places]
+    sites = tapped.sites()
+    points = [recorder.point(site.name) for site in sites]
     if not isinstance(model, nn.Module) and all(p.role in ("argument", "result") for p in points):
         raise ValueError(
             f"{_name(model)} records nothing: it runs no Linen module (or only in jax.jit, which "
@@ -111,7 +111,7 @@ def signal(
             "`record` and let it call `x = record('layer_0', x)` at each layer."
         )
     measured = measure(tapped, arrays, _total(tapped, loss))
-    return Signal(_rows(places, points, measured))
+    return Signal(_rows(sites, points, measured))
 
 
 def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
@@ -209,25 +209,25 @@ def _along_random_direction(outputs: Sequence[Array]) -> Array:
 
 
 def _rows(
-    places: Sequence[Place], points: Sequence[Point], measured: Sequence[tuple[Any, Any]]
+    sites: Sequence[TapSite], points: Sequence[Point], measured: Sequence[tuple[Any, Any]]
 ) -> list[SignalRow]:
     rows, calls = [], collections.Counter()
-    for place, point in zip(places, points, strict=True):
-        struct, found = measured[place.tap]
-        found = {name: array[place.steps] for name, array in found.items()}
-        site = point.path, point.role
-        calls[site, place.steps] += 1
-        call = calls[site, place.steps]
+    for site, point in zip(sites, points, strict=True):
+        struct, found = measured[site.tap]
+        found = {name: array[site.steps] for name, array in found.items()}
+        where = point.path, point.role
+        calls[where, site.steps] += 1
+        call = calls[where, site.steps]
         known = statistics(
             found["numbers"], found["extremes"], math.prod(struct.shape), struct.dtype
         )
         rows.append(
             SignalRow(
-                layer=_layer(point, place.steps, call),
+                layer=_layer(point, site.steps, call),
                 path=point.path,
                 role=point.role,
-                steps=place.steps,
-                site=(*site, call),
+                steps=site.steps,
+                site=(*where, call),
                 enters=point.enters,
                 result=point.result,
                 shape=struct.shape,

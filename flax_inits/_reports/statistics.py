@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from .._tree.leaves import dtype_of, is_concrete
-from .._tree.places import at, place_of
+from .._tree.places import place_of, placed_at
 
 
 class Statistics(NamedTuple):
@@ -84,7 +84,7 @@ def _run(compute: Callable[..., Any], leaf: Any, *others: Any) -> Any:
     if isinstance(leaf.sharding, NamedSharding):
         # Each of several processes can read only what all devices have.
         everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-    with at(place_of((), leaf)):
+    with placed_at(place_of((), leaf)):
         return _program(compute, everywhere)(leaf, *others)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, Sharding
 from .._base import tables
 from .._base.types import Path
 from .._tree.selection import show
-from .repeats import folded
+from .repeats import grouped
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Summary:
         """The lines of the table; above 200 rows, one line stands for all blocks of a kind."""
         if len(self.rows) <= _MOST:
             return [(show(row.path), row) for row in self.rows]
-        lines = folded([(show(row.path), _kind(row), row) for row in self.rows])
+        lines = grouped([(show(row.path), _kind(row), row) for row in self.rows])
         return [(name, _pooled(members)) for name, members in lines]
 
     def _table(self) -> tuple[list[tuple[str, str]], list[list[str]]]:

@@ -24,7 +24,7 @@ _CALLS = frozenset(name for name, holder in CALLS.items() if holder == "jaxpr")
 """Calls of functions that have no derivatives of their own."""
 
 
-class Place(NamedTuple):
+class TapSite(NamedTuple):
     """One value at a tap: `steps` are the steps of the scans around it, outermost first."""
 
     name: str
@@ -51,9 +51,9 @@ class Tapped:
             moves = [None] * self._count(self._jaxpr.eqns)
         return self._run(self._jaxpr, self._constants, jax.tree.leaves(args), moves)
 
-    def places(self) -> list[Place]:
+    def sites(self) -> list[TapSite]:
         """All values at taps, in the order in which they come about."""
-        return list(self._places(self._jaxpr, 0))
+        return list(self._sites(self._jaxpr, 0))
 
     def _run(
         self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], moves: Iterable[Any]
@@ -122,16 +122,16 @@ class Tapped:
                 count += self._count(opened(equation.params["jaxpr"])[0].eqns)
         return count
 
-    def _places(self, jaxpr: Any, first: int) -> Iterator[Place]:
+    def _sites(self, jaxpr: Any, first: int) -> Iterator[TapSite]:
         for equation in jaxpr.eqns:
             if not (count := self._count([equation])):
                 continue
             if equation.primitive.name == "name":
-                yield Place(equation.params["name"], first, ())
+                yield TapSite(equation.params["name"], first, ())
             else:
-                inner = list(self._places(opened(equation.params["jaxpr"])[0], first))
+                inner = list(self._sites(opened(equation.params["jaxpr"])[0], first))
                 for step in _steps(equation):
-                    yield from (Place(name, tap, step + steps) for name, tap, steps in inner)
+                    yield from (TapSite(name, tap, step + steps) for name, tap, steps in inner)
             first += count
 
 

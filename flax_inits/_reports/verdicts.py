@@ -136,13 +136,13 @@ def _units(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
                 break
 
 
-def _last_run(places: Sequence[int], holds: Callable[[int], bool]) -> int | None:
+def _last_run(positions: Sequence[int], holds: Callable[[int], bool]) -> int | None:
     """The first of the places from which on `holds` is true of all."""
     begin = None
-    for place in reversed(places):
-        if not holds(place):
+    for position in reversed(positions):
+        if not holds(position):
             break
-        begin = place
+        begin = position
     return begin
 
 

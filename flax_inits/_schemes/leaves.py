@@ -14,9 +14,9 @@ from .._tree.selection import describe, flatten, nothing_selected, resolve
 def chosen_paths(tree: PyTree, where: Where) -> list[Path]:
     """The paths that `where` selects; raises where a part of it selects none."""
     paths, leaves, _ = flatten(tree)
-    chosen, idle = resolve(where, paths, leaves, tree)
-    if idle:
-        raise nothing_selected(idle[0], paths)
+    chosen, unmatched = resolve(where, paths, leaves, tree)
+    if unmatched:
+        raise nothing_selected(unmatched[0], paths)
     return [path for path, use in zip(paths, chosen, strict=True) if use]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._base import checks, tables
 from .._base.errors import listed
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
-from .._tree.rules import Rule, assign, is_where, missing, parsed
+from .._tree.rules import Rule, assign, elsewhere_hint, is_where, parsed
 from .._tree.selection import describe, flatten, show
 from ..initializers import scaled
 from .mup_rows import Row, check_axes, shapes
@@ -159,7 +159,7 @@ class Mup:
             if path not in known:
                 raise ValueError(
                     f"mup knows no leaf {show(path)!r}; it was given functions that make others."
-                    + missing(known, path)
+                    + elsewhere_hint(known, path)
                 )
         return treedef.unflatten([known[path] for path in paths])
 

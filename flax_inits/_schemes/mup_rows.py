@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._base.errors import noted
 from .._base.types import Array, DType, Key, Path, PyTree, Shape
-from .._modules.linen.reach import Reached
+from .._modules.linen.reach import WithRules
 from .._tree.rules import Rule
 from .._tree.selection import flatten, show
 
@@ -80,7 +80,7 @@ def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int,
     def choose(paths: Sequence[Path], leaves: Sequence[Any], tree: PyTree) -> dict[int, Rule]:
         return {i: Rule(show(paths[i]), recorder(paths[i])) for i in floats}
 
-    jax.eval_shape(Reached(init_fn, choose), key)
+    jax.eval_shape(WithRules(init_fn, choose), key)
     return {paths[i]: found[paths[i]] for i in floats}
 
 

@@ -16,40 +16,40 @@ from .._engine.execute import execute
 from .._engine.keys import Deriver, Words
 from .._engine.make import arrived, compute_whole, jobs_of, traceable
 from .._engine.recipe import Job
-from .._tree.casting import like
+from .._tree.casting import checked_as
 from .._tree.leaves import struct_of
-from .._tree.places import Place, at, within_reach
+from .._tree.places import Placement, placed_at, within_reach
 from .._tree.rules import Rule, by_path, note
 from .._tree.selection import path_hash
 
 
-class Wish(NamedTuple):
+class RuledLeaf(NamedTuple):
     """A leaf to be made by a rule."""
 
     path: Path
     leaf: Any
     rule: Rule
-    place: Place
+    place: Placement
 
 
-def draw(key: Key, wishes: Mapping[int, Wish]) -> dict[int, Array]:
+def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array]:
     """Each wish by its rule, at its stored shape, with the key that its path gives."""
     fold, planner = _folder(key), _Planner(key)
-    tasks: dict[Place, list[Task]] = {}
-    alone: list[tuple[int, Wish]] = []
-    for i, wish in wishes.items():
-        with noted(note(wish.path, wish.rule)):
-            job, place = planner.job(wish)
+    tasks: dict[Placement, list[Task]] = {}
+    alone: list[tuple[int, RuledLeaf]] = []
+    for i, ruled in ruled_leaves.items():
+        with noted(note(ruled.path, ruled.rule)):
+            job, place = planner.job(ruled)
         if job is None:
-            alone.append((i, wish))
+            alone.append((i, ruled))
         else:
-            task = job._replace(positions=(i,)), Deriver([fold(wish.path)])
+            task = job._replace(positions=(i,)), Deriver([fold(ruled.path)])
             tasks.setdefault(place, []).append(task)
-    made = {i: _alone(key, wish) for i, wish in alone}
+    made = {i: _alone(key, ruled) for i, ruled in alone}
     for place, group in tasks.items():
-        with at(place):
+        with placed_at(place):
             made.update(execute(group))
-    return arrived(made, {i: wish.place for i, wish in wishes.items()})
+    return arrived(made, {i: ruled.place for i, ruled in ruled_leaves.items()})
 
 
 def _folder(key: Key) -> Callable[[Path], Any]:
@@ -72,45 +72,45 @@ class _Planner:
         self._key = key
         # By the identity of initializers: within one call it says enough, across calls it would
         # mistake one whose attributes were changed for what it was.
-        self._known: dict[Any, tuple[Job | None, Place]] = {}
+        self._known: dict[Any, tuple[Job | None, Placement]] = {}
 
-    def job(self, wish: Wish) -> tuple[Job | None, Place]:
+    def job(self, ruled: RuledLeaf) -> tuple[Job | None, Placement]:
         """What makes the leaf, given the key of its path, and where; no job if none can."""
-        struct = struct_of(wish.leaf)
-        known = (id(wish.rule.init), struct, wish.place)
+        struct = struct_of(ruled.leaf)
+        known = (id(ruled.rule.init), struct, ruled.place)
         if known not in self._known:
-            self._known[known] = self._plan(wish, struct)
+            self._known[known] = self._plan(ruled, struct)
         return self._known[known]
 
-    def _plan(self, wish: Wish, struct: jax.ShapeDtypeStruct) -> tuple[Job | None, Place]:
-        init = wish.rule.init
+    def _plan(self, ruled: RuledLeaf, struct: jax.ShapeDtypeStruct) -> tuple[Job | None, Placement]:
+        init = ruled.rule.init
 
         def values(key: Key) -> Array:
-            return like(init(key, struct.shape, struct.dtype), struct, init)
+            return checked_as(init(key, struct.shape, struct.dtype), struct, init)
 
         # Under no mesh, so that values and programs do not depend on the one in use.
-        home = Place(device=wish.place.device)
+        home = Placement(device=ruled.place.device)
         try:
-            return self._job(values, home, wish.place.sharding), home
+            return self._job(values, home, ruled.place.sharding), home
         except Exception:
             if jax.sharding.get_abstract_mesh().empty:
                 raise
         # Unless the initializer itself names axes of that mesh.
-        reached = within_reach(wish.place)
+        reached = within_reach(ruled.place)
         return self._job(values, reached, reached.sharding), reached
 
     def _job(
-        self, values: Callable[[Key], Array], place: Place, sharding: Sharding | None
+        self, values: Callable[[Key], Array], place: Placement, sharding: Sharding | None
     ) -> Job | None:
-        with at(place):
+        with placed_at(place):
             traced = traceable(values, self._key)
             jobs = None if traced is None else jobs_of(traced, {0: sharding})
         return jobs[0] if jobs else None
 
 
-def _alone(key: Key, wish: Wish) -> Array:
-    leaf, place = struct_of(wish.leaf), within_reach(wish.place)
-    with at(place):
+def _alone(key: Key, ruled: RuledLeaf) -> Array:
+    leaf, place = struct_of(ruled.leaf), within_reach(ruled.place)
+    with placed_at(place):
         return compute_whole(
-            lambda key: [by_path(key, wish.path, leaf, wish.rule)], key, {0: place.sharding}
+            lambda key: [by_path(key, ruled.path, leaf, ruled.rule)], key, {0: place.sharding}
         )[0]

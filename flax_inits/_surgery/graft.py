@@ -12,8 +12,8 @@ from .._base.jax_state import tracing
 from .._base.types import Path, PyTree, Where
 from .._tree.casting import cast
 from .._tree.leaves import check_usable, dtype_of
-from .._tree.places import at, copied, laid_out, place_of
-from .._tree.rules import missing
+from .._tree.places import copied, laid_out, place_of, placed_at
+from .._tree.rules import elsewhere_hint
 from .._tree.selection import describe, flatten, nothing_selected, resolve, show
 
 
@@ -46,9 +46,9 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
             "for example by orbax.checkpoint or safetensors.flax.load_file."
         )
     paths, leaves, treedef = flatten(params)
-    chosen, idle = resolve(where, paths, leaves, params)
-    if idle:
-        raise nothing_selected(idle[0], paths)
+    chosen, unmatched = resolve(where, paths, leaves, params)
+    if unmatched:
+        raise nothing_selected(unmatched[0], paths)
     given = dict(zip(*flatten(donor)[:2], strict=True))
     for path, leaf, use in zip(paths, leaves, chosen, strict=True):
         if use:
@@ -95,12 +95,12 @@ def _elsewhere(given: Mapping[Path, Any], path: Path) -> str:
     outer, inner = show(path[:1]), path[1:]
     if inner in given:
         return f" The donor has no outer {outer!r}: give {{{outer!r}: donor}}."
-    return missing(given, path)
+    return elsewhere_hint(given, path)
 
 
 def _grafted(path: Path, donated: Any, leaf: Any) -> Any:
     if isinstance(donated, Tracer) or tracing():
         return laid_out(cast(donated, leaf), leaf)
     place = place_of(path, leaf)
-    with at(place):
+    with placed_at(place):
         return cast(copied(donated, place), leaf)

@@ -12,13 +12,22 @@ from .._base import bits
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import Inline, compute
-from .._modules.linen.reach import Reached
+from .._modules.linen.reach import WithRules
 from .._tree.casting import can_cast, cast
 from .._tree.leaves import check_leaf, check_usable, dtype_of
 from .._tree.places import free, laid_out, place_of
-from .._tree.rules import Rule, assign, by_path, is_where, missing, no_initializers, no_leaf, parsed
+from .._tree.rules import (
+    Rule,
+    assign,
+    by_path,
+    elsewhere_hint,
+    is_where,
+    no_initializers,
+    no_leaf,
+    parsed,
+)
 from .._tree.selection import describe, flatten, resolve, show
-from .draw import Wish, draw
+from .draw import RuledLeaf, draw
 from .replicas import check_replicas
 
 
@@ -101,12 +110,12 @@ def _by_rules(
     for i, rule in chosen.items():
         check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
     if not tracing() and not isinstance(key, Tracer):
-        wishes = {}
+        ruled_leaves = {}
         for i, rule in chosen.items():
             path, leaf = tree.paths[i], tree.leaves[i]
-            wishes[i] = Wish(path, leaf, rule, place_of(path, leaf))
+            ruled_leaves[i] = RuledLeaf(path, leaf, rule, place_of(path, leaf))
         with contextlib.suppress(Inline):
-            new = draw(key, wishes)
+            new = draw(key, ruled_leaves)
             check_replicas(tree.paths, tree.leaves, chosen, new)
             return new
     return {
@@ -143,9 +152,9 @@ def _by_init_fn(
 
 
 def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> list[int]:
-    uses, idle = resolve(where, tree.paths, tree.leaves, tree.whole)
-    if not any(uses) or (idle and not allow_unmatched):
-        raise no_leaf(idle[0] if idle else where, tree.paths, tree.whole)
+    uses, unmatched = resolve(where, tree.paths, tree.leaves, tree.whole)
+    if not any(uses) or (unmatched and not allow_unmatched):
+        raise no_leaf(unmatched[0] if unmatched else where, tree.paths, tree.whole)
     chosen = [i for i, use in enumerate(uses) if use]
     for i in chosen:
         check_usable(tree.paths[i], tree.leaves[i], describe(where))
@@ -164,7 +173,7 @@ def _through_model(
     def choose(paths: Sequence[Path], leaves: Any, whole: PyTree) -> dict[int, Rule]:
         return {i: by_path[path] for i, path in enumerate(paths) if path in by_path}
 
-    return list(chosen), Reached(init_fn, choose)
+    return list(chosen), WithRules(init_fn, choose)
 
 
 def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:
@@ -172,7 +181,7 @@ def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:
     name = show(path)
     if path not in found:
         raise ValueError(
-            f"init_fn makes no leaf at {name!r}, which is selected.{missing(found, path)}"
+            f"init_fn makes no leaf at {name!r}, which is selected.{elsewhere_hint(found, path)}"
         )
     made, shape, dtype = found[path], np.shape(leaf), dtype_of(leaf)
     if np.shape(made) != shape:

@@ -12,7 +12,7 @@ from .leaves import dtype_of, is_weak
 from .selection import flatten
 
 
-def like(values: Any, leaf: Any, source: Any) -> Array:
+def checked_as(values: Any, leaf: Any, source: Any) -> Array:
     """What an initializer made as a leaf: out of its box, checked, in the leaf's dtype."""
     array = _unboxed(values, source)
     shape, dtype = np.shape(leaf), dtype_of(leaf)

@@ -19,7 +19,7 @@ Device: TypeAlias = Any
 """A `jax.Device`, which is no class to a type checker."""
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Where a leaf is made: as its sharding says, or uncommitted on one device."""
 
     sharding: Sharding | None = None
@@ -27,21 +27,23 @@ class Place(NamedTuple):
     """None is the default device."""
 
 
-def place_of(path: Path, leaf: Any) -> Place:
+def place_of(path: Path, leaf: Any) -> Placement:
     """Where a leaf like this one is made."""
     if isinstance(leaf, Tracer):
-        return Place()
+        return Placement()
     if not isinstance(leaf, jax.Array):
         sharding = getattr(leaf, "sharding", None)
-        return Place() if sharding is None else Place(_usable(path, np.shape(leaf), sharding))
+        return (
+            Placement() if sharding is None else Placement(_usable(path, np.shape(leaf), sharding))
+        )
     if leaf.committed:
-        return Place(leaf.sharding)
+        return Placement(leaf.sharding)
     (device,) = leaf.sharding.device_set  # also of a deleted array
-    return Place(device=None if device == _default_device() else device)
+    return Placement(device=None if device == _default_device() else device)
 
 
 @contextlib.contextmanager
-def at(place: Place) -> Iterator[None]:
+def placed_at(place: Placement) -> Iterator[None]:
     """While it lasts, what has no sharding of its own is made where `place` says."""
     with contextlib.ExitStack() as stack:
         mesh = _mesh()
@@ -61,24 +63,24 @@ def _mesh() -> Mesh:
 _NO_MESH = Mesh(np.empty((), object), ())
 
 
-def within_reach(place: Place) -> Place:
+def within_reach(place: Placement) -> Placement:
     """`place`, or all of the mesh in use if a program traced under it cannot make a leaf there."""
     mesh = _mesh()
     if mesh.empty or getattr(place.sharding, "mesh", None) == mesh:
         return place
     elsewhere = place.sharding is not None and place.sharding.device_set != set(mesh.devices.flat)
     if elsewhere or AxisType.Explicit in mesh.axis_types:
-        return Place(NamedSharding(mesh, PartitionSpec()))
+        return Placement(NamedSharding(mesh, PartitionSpec()))
     return place
 
 
-def copied(values: Any, place: Place) -> Array:
+def copied(values: Any, place: Placement) -> Array:
     """`values` at `place`, in memory of their own."""
     if is_concrete(values) and (place.sharding or _uncommitted_at(values, place.device)):
-        with at(Place(values.sharding if values.committed else None)):
+        with placed_at(Placement(values.sharding if values.committed else None)):
             copy = values.copy()
     else:  # Only what comes from the host is free of the device that it was committed to.
-        with at(place):
+        with placed_at(place):
             copy = jax.device_put(_on_host(values)).copy()
     return copy if place.sharding in (None, copy.sharding) else jax.device_put(copy, place.sharding)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._base.errors import did_you_mean, noted
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
-from .casting import like
+from .casting import checked_as
 from .leaves import dtype_of
 from .selection import describe, flatten, nothing_selected, path_hash, resolve, show
 
@@ -104,9 +104,9 @@ def assign(
     """The rule that each leaf gets, by the leaf's position."""
     winners: dict[int, int] = {}
     for number, rule in enumerate(rules):
-        chosen, idle = resolve(rule.where, paths, leaves, tree)
-        if idle and not allow_unmatched:
-            raise no_leaf(idle[0], paths, tree)
+        chosen, unmatched = resolve(rule.where, paths, leaves, tree)
+        if unmatched and not allow_unmatched:
+            raise no_leaf(unmatched[0], paths, tree)
         won = [i for i, use in enumerate(chosen) if use and winners.setdefault(i, number) == number]
         if not won and not allow_unmatched:
             raise _shadowed(rule, [rules[winners[i]] for i, use in enumerate(chosen) if use])
@@ -152,10 +152,10 @@ def by_path(key: Key, path: Path, leaf: Any, rule: Rule) -> Array:
     """A leaf by its rule: at its stored shape, with the key that its path gives."""
     with noted(note(path, rule)):
         folded = jax.random.fold_in(key, path_hash(path))
-        return like(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
+        return checked_as(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
 
 
-def missing(found: Mapping[Path, Any], path: Path) -> str:
+def elsewhere_hint(found: Mapping[Path, Any], path: Path) -> str:
     """A sentence on where else a tree may have the leaf that it lacks at `path`."""
     outer = next((other[0] for other in found if other[1:] == path), None)
     if outer is not None:

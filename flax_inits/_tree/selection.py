@@ -78,9 +78,9 @@ def select(tree: PyTree, where: Where) -> PyTree:
     {'body': {'bias': False}, 'head': {'bias': True}}
     """
     names, leaves, treedef = flatten(tree)
-    chosen, idle = resolve(where, names, leaves, tree)
-    if idle:
-        raise nothing_selected(idle[0], names)
+    chosen, unmatched = resolve(where, names, leaves, tree)
+    if unmatched:
+        raise nothing_selected(unmatched[0], names)
     return treedef.unflatten(chosen)
 
 
@@ -211,7 +211,7 @@ def _union(
         raise ValueError("where is an empty list, which would select nothing.")
     parts = [resolve(part, paths, leaves, tree) for part in where]
     chosen = [any(verdicts) for verdicts in zip(*(chosen for chosen, _ in parts), strict=True)]
-    return chosen, [idle for _, idles in parts for idle in idles]
+    return chosen, [unmatched for _, unmatched_parts in parts for unmatched in unmatched_parts]
 
 
 def _is_mask_of(where: list[Any], names: Sequence[Path]) -> bool:

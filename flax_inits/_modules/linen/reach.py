@@ -27,7 +27,7 @@ Choose: TypeAlias = Callable[[Sequence[Path], Sequence[Any], PyTree], dict[int, 
 """From the paths and leaves of a tree, and the tree: the rule of each chosen leaf, by position."""
 
 
-def with_rules(fun: Callable[..., PyTree], rules: Rules) -> "Reached":
+def with_rules(fun: Callable[..., PyTree], rules: Rules) -> "WithRules":
     """`fun` with the leaves that `rules` choose made by the rules' initializers.
 
     A leaf that a Linen module makes with an attribute `<name>_init` is what `fun` makes with a
@@ -49,7 +49,7 @@ def with_rules(fun: Callable[..., PyTree], rules: Rules) -> "Reached":
     """
     if is_where(rules):
         raise TypeError(no_initializers(rules))
-    return Reached(fun, functools.partial(assign, parsed(rules)))
+    return WithRules(fun, functools.partial(assign, parsed(rules)))
 
 
 class _Survey(NamedTuple):
@@ -69,7 +69,7 @@ class _Survey(NamedTuple):
         return found
 
 
-class Reached:
+class WithRules:
     """A function whose chosen leaves are made by rules; see `with_rules`."""
 
     def __init__(self, fun: Callable[..., PyTree], choose: Choose):

@@ -20,7 +20,7 @@ import jax
 
 from ..._base.errors import noted
 from ..._base.types import Path
-from ..._tree.casting import like
+from ..._tree.casting import checked_as
 from ..._tree.rules import Rule, note
 from .tracing import scope_of
 
@@ -207,7 +207,7 @@ class _Replacement:
             args = (*args, leaves[0].shape, leaves[0].dtype)
         path, rule = self.target
         with noted(note(path, rule)):
-            return treedef.unflatten([like(rule.init(*args, **kwargs), leaves[0], rule.init)])
+            return treedef.unflatten([checked_as(rule.init(*args, **kwargs), leaves[0], rule.init)])
 
 
 def _scope(module: nn.Module) -> flax.core.Scope:
