@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 from scipy import stats
 
 import flax_inits as fi
@@ -392,3 +393,14 @@ REJECTED: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: fi.blocks([fi.zeros()], 0, [-1]), ValueError, r"sizes\[0\] >= 0, got sizes\[0\]=-1"),
     (lambda: fi.masked(fi.zeros(), [0.5]), TypeError, "masked needs a mask of bools, got one of"),
 )
+
+
+def partition(shape) -> PartitionSpec:
+    """Splits the first even size over x and the first other multiple of four over y."""
+    names = [None] * len(shape)
+    for name, parts in (("y", 4), ("x", 2)):
+        for axis, size in reversed(list(enumerate(shape))):
+            if names[axis] is None and size and size % parts == 0:
+                names[axis] = name
+                break
+    return PartitionSpec(*names)

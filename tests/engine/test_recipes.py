@@ -15,6 +15,7 @@ from jax import random as jr
 
 import flax_inits
 from flax_inits._engine import compile, jaxpr, keys, make, rows, signature
+from flax_inits._engine import recipe as recipes
 
 KEY = jax.random.key(7)
 SHAPE = (8, 16)
@@ -27,7 +28,7 @@ def normal(key):
 def jobs(fun, *args):
     args = args or (KEY,)
     traced = jaxpr.trace(fun, *args)
-    return recipe.plan(traced, dict.fromkeys(range(len(traced.outputs))))
+    return recipes.plan(traced, dict.fromkeys(range(len(traced.outputs))))
 
 
 def recipe(fun, *args):

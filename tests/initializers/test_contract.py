@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from cases import Case, partition
+from jax.sharding import AxisType, NamedSharding
 
 import flax_inits
 
@@ -167,17 +167,6 @@ def test_sharded_equals_unsharded(case):
     # A reshard inside a user's jit can stop XLA from merging two factors: a rounding's difference.
     limit = 4 * jnp.finfo(jnp.float32).eps * np.abs(np.asarray(expected)).max(initial=0)
     assert np.all(np.abs(np.asarray(expected) - np.asarray(inside)) <= limit)
-
-
-def partition(shape) -> PartitionSpec:
-    """Splits the first even size over x and the first other multiple of four over y."""
-    names = [None] * len(shape)
-    for name, parts in (("y", 4), ("x", 2)):
-        for axis, size in reversed(list(enumerate(shape))):
-            if names[axis] is None and size and size % parts == 0:
-                names[axis] = name
-                break
-    return PartitionSpec(*names)
 
 
 @pytest.mark.sampled(8, rest="thorough")

@@ -1,9 +1,10 @@
 """No release changes a user's weights unnoticed: values of one key, as they were first released.
 
 `golden.json` holds, for every row of the table, a hash of the bytes where all supported versions of
-JAX make the same, and some of the values. A new row is added by
+JAX make the same, and some of the values. What comes from a QR decomposition depends on the CPU
+too, by which LAPACK picks its kernels, and is held to its rounding. A new row is added by
 
-    PYTHONPATH=.:tests python tests/test_golden.py
+    PYTHONPATH=.:tests python tests/initializers/test_golden.py
 
 on the oldest and then on the newest supported versions; what is there already is never changed by
 it, only held to less where two versions of XLA round differently.
@@ -57,6 +58,10 @@ def _sample(values):
     return flat[np.linspace(0, flat.size - 1, min(flat.size, 12)).astype(int)]
 
 
+def _is_decomposed(name):
+    return "orthogonal" in name
+
+
 def _sha256(values):
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
@@ -68,7 +73,8 @@ def test_values_are_those_first_released(name):
     if "sha256" in stored:
         assert _sha256(values) == stored["sha256"]
     expected = np.array(stored["values"])
-    unit = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
+    size = np.full_like(expected, np.abs(expected).max()) if _is_decomposed(name) else expected
+    unit = np.spacing(np.abs(size).astype(np.float32)).astype(np.float64)
     assert np.all(np.abs(_sample(values) - expected) <= ULPS * unit)
 
 
@@ -90,7 +96,7 @@ def _record():
         values = np.asarray(make())
         entry = {"sha256": _sha256(values), "values": _sample(values).tolist()}
         stored = GOLDEN.setdefault(name, entry)
-        if stored.get("sha256") != entry["sha256"]:
+        if stored.get("sha256") != entry["sha256"] or _is_decomposed(name):
             stored.pop("sha256", None)
     STORED.write_text(json.dumps(GOLDEN, indent=1, sort_keys=True) + "\n")
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import partition
 from cases_catalogue import CASES
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
-from test_contract import partition
 
 import flax_inits as fi
 from flax_inits.initializers._build.configured import initializer

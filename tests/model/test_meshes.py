@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from as_jit import assert_same
+from cases import partition
 from flax import jax_utils
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_contract import partition
 
 import flax_inits as fi
 

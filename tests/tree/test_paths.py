@@ -161,7 +161,7 @@ def test_nnx_state_and_nnx_module():
 
 def test_flax_nnx_is_not_imported_for_the_sake_of_its_boxes():
     code = (
-        "import sys, flax_inits._paths as p; "
+        "import sys, flax_inits._tree.selection as p; "
         "p.select({'a': 1}, 'a'); assert 'flax.nnx' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
