@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from .._tree.leaves import dtype_of, is_concrete
-from .._tree.places import place_of, placed_at
+from .._tree.places import jitted_at, place_of
 
 
 class Statistics(NamedTuple):
@@ -84,13 +84,8 @@ def _run(compute: Callable[..., Any], leaf: Any, *others: Any) -> Any:
     if isinstance(leaf.sharding, NamedSharding):
         # Each of several processes can read only what all devices have.
         everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-    with placed_at(place_of((), leaf)):
-        return _program(compute, everywhere)(leaf, *others)
-
-
-@functools.lru_cache(maxsize=256)
-def _program(compute: Callable[..., Any], out: Sharding | None) -> Callable[..., Any]:
-    return jax.jit(functools.partial(compute, xp=jnp), out_shardings=out)
+    place = place_of((), leaf)._replace(sharding=everywhere)
+    return jitted_at(compute, place)(leaf, *others)
 
 
 def _alike(new: Any, old: Any) -> tuple[Any, Any]:
@@ -147,7 +142,7 @@ def _extremes(values: Any, plane: Any, finite: Any, xp: Any) -> Any:
     return xp.stack([xp.min(low), xp.max(high)])
 
 
-def _difference(new: Any, old: Any, xp: Any) -> tuple[Any, Any, Any, Any]:
+def _difference(new: Any, old: Any, xp: Any = jnp) -> tuple[Any, Any, Any, Any]:
     """The share of elements that differ, the largest difference, its norm, that of `old`."""
     both = list(zip(_planes(new, xp), _planes(old, xp), strict=True))
     same = functools.reduce(

@@ -1,7 +1,8 @@
 """On which devices a leaf lives, and how a new one gets there."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -53,6 +54,30 @@ def placed_at(place: Placement) -> Iterator[None]:
         if place.device is not None:
             stack.enter_context(jax.default_device(place.device))
         yield
+
+
+def jitted_at(
+    function: Callable[..., Any], place: Placement | tuple[Placement, ...], *facts: Any
+) -> Callable[..., Any]:
+    """Compiles `function(*facts, ...)` with its result at `place`, once for equal arguments.
+
+    A tuple has the place of each item of a result that is a list; all are on the same devices.
+    Facts that have no hash are compiled anew at each call.
+    """
+    try:
+        hash(facts)
+    except TypeError:
+        return _jitted_at.__wrapped__(function, place, facts)
+    return _jitted_at(function, place, facts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _jitted_at(function: Callable[..., Any], place: Any, facts: tuple) -> Callable[..., Any]:
+    one = isinstance(place, Placement)
+    shardings = place.sharding if one else [item.sharding for item in place]
+    compiled = jax.jit(functools.partial(function, *facts), out_shardings=shardings)
+    # The context manager as a decorator: it is entered at each call.
+    return placed_at(place if one else place[0])(compiled)
 
 
 def _mesh() -> Mesh:
