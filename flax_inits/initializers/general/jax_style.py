@@ -93,7 +93,9 @@ def he_normal(
 ) -> Draw:
     """Normal of variance `2 / fan_in`, cut at two standard deviations.
 
-    As `jax.nn.initializers.he_normal`: `variance_scaling(2.0, "fan_in", "truncated_normal")`.
+    Not `kaiming_normal`, though both names are He's: that one has torch's meaning, the same
+    variance without the cut. As `jax.nn.initializers.he_normal`, which jax calls `kaiming_normal`
+    too: `variance_scaling(2.0, "fan_in", "truncated_normal")`.
 
     Args:
         in_axis: the axis, or axes, that sum into one output.
@@ -131,7 +133,8 @@ def he_uniform(
 ) -> Draw:
     """Uniform of variance `2 / fan_in`.
 
-    As `jax.nn.initializers.he_uniform`: `variance_scaling(2.0, "fan_in", "uniform")`.
+    `kaiming_uniform()` is the same distribution. As `jax.nn.initializers.he_uniform`:
+    `variance_scaling(2.0, "fan_in", "uniform")`.
 
     Args:
         in_axis: the axis, or axes, that sum into one output.
@@ -169,7 +172,9 @@ def glorot_normal(
 ) -> Draw:
     """Normal of variance `2 / (fan_in + fan_out)`, cut at two standard deviations.
 
-    As `jax.nn.initializers.glorot_normal`: `variance_scaling(1.0, "fan_avg", "truncated_normal")`.
+    Not `xavier_normal`, though both names are Xavier Glorot's: that one has torch's meaning, the
+    same variance without the cut. As `jax.nn.initializers.glorot_normal`, which jax calls
+    `xavier_normal` too: `variance_scaling(1.0, "fan_avg", "truncated_normal")`.
 
     Args:
         in_axis: the axis, or axes, that sum into one output.
@@ -207,7 +212,8 @@ def glorot_uniform(
 ) -> Draw:
     """Uniform of variance `2 / (fan_in + fan_out)`.
 
-    As `jax.nn.initializers.glorot_uniform`: `variance_scaling(1.0, "fan_avg", "uniform")`.
+    `xavier_uniform()` is the same distribution. As `jax.nn.initializers.glorot_uniform`:
+    `variance_scaling(1.0, "fan_avg", "uniform")`.
 
     Args:
         in_axis: the axis, or axes, that sum into one output.

@@ -62,7 +62,9 @@ def xavier_normal(
 ) -> Draw:
     """Normal, not truncated, with std `gain · √(2 / (fan_in + fan_out))`.
 
-    As torch's `xavier_normal_`; jax's function of the same name truncates, as `glorot_normal` here.
+    Not `glorot_normal`, though both names are Xavier Glorot's: that one has jax's meaning, the same
+    variance but cut at two standard deviations. As torch's `xavier_normal_`; jax's `xavier_normal`
+    is `glorot_normal`.
 
     Args:
         gain: a factor, at least 0, such as `calculate_gain("tanh")`.
@@ -148,6 +150,9 @@ def kaiming_normal(
     dtype: DType = None,
 ) -> Draw:
     """Normal, not truncated, with std `gain / √fan`, as torch's `kaiming_normal_`.
+
+    Not `he_normal`, though both names are Kaiming He's: that one has jax's meaning, by default the
+    same variance but cut at two standard deviations. jax's `kaiming_normal` is `he_normal`.
 
     Args:
         a: the negative slope of "leaky_relu"; other nonlinearities take none.
