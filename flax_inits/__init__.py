@@ -1,12 +1,16 @@
-"""Initializers, layer surgery and fast whole-model initialization for JAX and Flax.
+"""Initializers, surgery on trained params, and fast whole-model initialization for Flax.
 
 - Initializers: `kernel_init=flax_inits.mixture()`; `print(flax_inits.catalogue())` lists them all.
-- Surgery: `reinit(key, params, {"head": init})`, `graft(params, checkpoint, "body")`,
-  `reset_optimizer`, `reinit_state`, `shrink_perturb`, `recycle`.
+- Surgery: `reinit(key, params, {"head": init})`, `graft(params, checkpoint, "body")`, and for a
+  training state with its optimizer `reinit_state`, `reset_optimizer`.
 - Whole models: `jit_init(model.init)(key, x)`, as `jax.jit(model.init)`, compiled much faster.
-- Schemes: `lsuv`, `deepnorm`, `mup`. Reports: `summary(params)`, `signal(model, variables, x)`.
+- What initialization did: `summary(params)`, `signal(model, variables, x)`.
+- Schemes that set several layers together: `lsuv`, `deepnorm`, `mup`.
+- Networks that stay able to learn: `shrink_perturb`, `dormant`, `recycle`.
 
-Every name below has a docstring with its contract and an example: `help(flax_inits.reinit)`.
+In signatures, `Where` is what `select` takes, `Rules` maps a `Where` to an initializer, a `PyTree`
+is any nesting of containers that JAX knows, and an `Initializer` is called as
+`jax.nn.initializers` are: `(key, shape, dtype)`.
 """
 
 # Randomness: keys whose bits come from one fused loop.
@@ -111,5 +115,8 @@ from ._schemes.mup import mup as mup
 from ._plasticity.shrink_perturb import shrink_perturb as shrink_perturb
 from ._plasticity.dormant import dormant as dormant
 from ._plasticity.recycle import recycle as recycle
+
+# The names above, for `help` and `import *`. Type checkers read them off `X as X`.
+__all__ = [n for n in vars() if n[0] != "_" and n != "initializers"]  # pyright: ignore
 
 __version__ = "0.1.0"

@@ -4,6 +4,8 @@ A fused key draws the same bits as the threefry key that it wraps, through `_thr
 own samplers on top of it then make the same values of them, in one fused loop.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """Whole-model initialization: trace, plan, compile each distinct recipe once, run."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +37,7 @@ def jit_init(
     static_argnums: int | Sequence[int] | None = None,
     static_argnames: str | Iterable[str] | None = None,
     progress: bool | None = None,
-) -> "JitInit":
+) -> JitInit:
     """`jax.jit` for functions that make parameters: the same values, compiled many times faster.
 
     `jax.jit(model.init)` compiles one program in which every layer's draw stands again. Here `fun`
@@ -154,7 +156,7 @@ class JitInit:
             planned.traced, planned.paths, planned.shardings, planned.jobs, planned.reached
         )
 
-    def lower(self, *args: Any, **kwargs: Any) -> "Lowered":
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Lowers every program of a call, for checking a configuration ahead of time.
 
         Args:
@@ -270,7 +272,7 @@ class Lowered(NamedTuple):
 
     compiler: Callable[[], Sequence[Any]]
 
-    def compile(self) -> "Compiled":
+    def compile(self) -> Compiled:
         """Compiles every program; a call of the function then finds them."""
         paths = [paths for paths, _ in self.programs]
         return Compiled(tuple(zip(paths, self.compiler(), strict=True)))

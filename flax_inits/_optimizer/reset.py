@@ -1,5 +1,7 @@
 """Optimizer state: chosen params' entries as in a fresh state, everything else as it was."""
 
+from __future__ import annotations
+
 import inspect
 import warnings
 from collections.abc import Sequence

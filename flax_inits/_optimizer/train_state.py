@@ -1,5 +1,7 @@
 """Params and optimizer state of a training state, reinitialized together or not at all."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any

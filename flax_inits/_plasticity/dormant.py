@@ -1,5 +1,7 @@
 """Which units are dormant."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

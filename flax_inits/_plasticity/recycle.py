@@ -1,5 +1,7 @@
 """Units that start again, with their weights, biases, norms and moments."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

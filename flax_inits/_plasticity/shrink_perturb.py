@@ -1,5 +1,7 @@
 """Shrink and perturb: params pulled towards a freshly initialized model."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """How signal and gradient pass through a network at initialization."""
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import inspect

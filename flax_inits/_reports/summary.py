@@ -1,5 +1,7 @@
 """What is in a tree of arrays, and what changed since another one."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """DeepNorm: weights that let a transformer be a thousand layers deep."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """LSUV: what may be asked for, and its checks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The maximal update parametrization: what is tuned on a narrow model holds for a wide one."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,7 @@ from .mup_rows import Row, check_axes, shapes
 OPTIMIZERS = ("adam", "sgd")
 
 
-def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> "Mup":
+def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> Mup:
     """The maximal update parametrization of a wide model, relative to a narrow one.
 
     With m = fan_in / base fan_in, each relative to the base model's:

@@ -3,6 +3,8 @@
 The leaves that belong together are found by their names, which arguments can change.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Grafting: chosen leaves of a tree from another tree."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import Any

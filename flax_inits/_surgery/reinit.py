@@ -1,5 +1,7 @@
 """Surgery: new values for chosen leaves of a tree, everything else as it was."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

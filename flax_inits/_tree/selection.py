@@ -1,5 +1,7 @@
 """What a leaf is called, and which leaves are meant."""
 
+from __future__ import annotations
+
 import abc
 import hashlib
 import re

@@ -1,5 +1,7 @@
 """A table of all initializers, read off the factories themselves."""
 
+from __future__ import annotations
+
 import html
 import importlib
 import inspect

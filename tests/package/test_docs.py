@@ -1,7 +1,10 @@
 """Every public name says what it is, takes, gives, refuses, and where it comes from."""
 
+import ast
 import inspect
+import pydoc
 import re
+import typing
 
 import pytest
 
@@ -34,3 +37,22 @@ def test_docstrings_name_every_argument(name):
     named = " ".join(re.findall(r"^ {2,4}([\w*, ]+):", section, re.MULTILINE))
     missing = [parameter for parameter in taken if not re.search(rf"\b{parameter}\b", named)]
     assert not missing
+
+
+def test_help_lists_every_public_name():
+    lines = [
+        n for n in ast.parse(inspect.getsource(flax_inits)).body if isinstance(n, ast.ImportFrom)
+    ]
+    public = {alias.name for line in lines for alias in line.names}
+    text = pydoc.render_doc(flax_inits, renderer=pydoc.plaintext)
+    listed = re.findall(r"^ {4}(?:class )?(\w+)\(", text, re.MULTILINE)
+    assert public == set(flax_inits.__all__) == set(listed)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_can_be_read(name):
+    shown = f"{name}{inspect.signature(FUNCTIONS[name])}"
+    assert len(shown) <= 300
+    # Short, since annotations are kept as text: from __future__ import annotations.
+    assert "collections.abc." not in shown and "flax_inits." not in shown
+    assert "return" in typing.get_type_hints(FUNCTIONS[name]), "every name in them is known there"

@@ -1,5 +1,7 @@
 """What only Linen modules know: which leaves belong to modules of a class."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Sequence

@@ -194,6 +194,8 @@ def initializer(
 
     build.__annotations__["return"] = Configured
     vars(build)["is_factory"] = True
+    # What `help` prints; as text, so that it prints the name alone.
+    vars(build)["__signature__"] = signature.replace(return_annotation="Initializer")
     return build
 
 

@@ -1,5 +1,7 @@
 """Normals that shrink with the depth or the width of a network."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

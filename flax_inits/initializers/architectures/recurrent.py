@@ -1,5 +1,7 @@
 """Recurrent cells: biases of the gates, and the spectra of linear recurrences."""
 
+from __future__ import annotations
+
 import math
 
 import jax.numpy as jnp

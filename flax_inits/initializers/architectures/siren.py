@@ -1,5 +1,7 @@
 """Networks with sine activations."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

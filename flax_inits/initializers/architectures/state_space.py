@@ -1,5 +1,7 @@
 """State-space models and linear recurrent units: decay rates, step sizes, transition matrices."""
 
+from __future__ import annotations
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """Initializers of slices: each on its own, all alike, or block by block."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Initializers whose values are another's, changed one by one."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Values that are given, not drawn."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

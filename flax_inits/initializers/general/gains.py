@@ -1,5 +1,7 @@
 """What a nonlinearity does to the second moment, and the gain that undoes it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

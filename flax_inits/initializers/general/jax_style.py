@@ -1,5 +1,7 @@
 """Variance scaling under the names, and with the meaning, that jax gives it."""
 
+from __future__ import annotations
+
 from ..._base.types import DType
 from .._build.configured import Draw, initializer
 from .._build.fans import Axes, Fans

@@ -1,5 +1,7 @@
 """Mixtures of initializers, the default one included."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import math

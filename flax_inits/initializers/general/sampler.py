@@ -1,5 +1,7 @@
 """Samplers of `jax.random` as initializers."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Variance scaling: kernels whose variance is a scale over a fan."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """PyTorch's initializers: untruncated, with a gain for the nonlinearity."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

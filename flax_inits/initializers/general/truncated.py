@@ -1,5 +1,7 @@
 """The truncated normal, and its moments."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any

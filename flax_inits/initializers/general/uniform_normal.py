@@ -1,5 +1,7 @@
 """Uniforms and normals."""
 
+from __future__ import annotations
+
 from fractions import Fraction
 from typing import Any
 

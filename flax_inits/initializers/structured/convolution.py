@@ -1,5 +1,7 @@
 """Convolution kernels with a structure: identity, upsampling, sub-pixel, Fourier."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

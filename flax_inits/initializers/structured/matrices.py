@@ -1,5 +1,7 @@
 """Kernels with a structure: identity, exact sparsity, constants with a name."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,5 +1,7 @@
 """Orthogonal kernels, uniform in the sense of Haar."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Tables of positions: sines and cosines of one and two coordinates."""
 
+from __future__ import annotations
+
 import math
 
 import jax.numpy as jnp
