@@ -1,9 +1,13 @@
 """Random init functions: jit_init makes what jax.jit makes, to the last bit."""
 
+import random
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from as_jit import assert_same
+from functions import Function
 from programs import Program
 
 import flax_inits
@@ -12,6 +16,9 @@ KEY = jax.random.key(3)
 X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
 TOGETHER = 25
 """Programs in one init function: as many leaves as a small model has."""
+
+FUNCTIONS = 10
+"""Functions in one test; each is compiled by itself."""
 
 
 @pytest.mark.slow
@@ -37,3 +44,65 @@ def test_any_program_is_made_as_jit_makes_it(first):
             with pytest.raises(AssertionError):
                 assert_same(alone, theirs)
             assert_same(ours, alone)
+
+
+def assert_as_whole(function, made, expected):
+    """Equal to `jax.jit`, which may round by what stands beside a leaf: then as by itself."""
+    for name, leaf in expected.items():
+        try:
+            assert_same(made[name], leaf)
+        except AssertionError as error:
+            raise AssertionError(f"{function}, {name}: {error}") from None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 300, FUNCTIONS))
+@pytest.mark.usefixtures("standard_promotion")
+def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
+    x = jnp.asarray(X)
+    for seed in range(first, first + FUNCTIONS):
+        function = Function(seed)
+        expected = jax.jit(function)(KEY, x)
+        assert_as_whole(function, flax_inits.jit_init(function)(KEY, x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 1060, FUNCTIONS))
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_table_is_what_it_was_when_it_was_traced(first):
+    x = jnp.asarray(X)
+    for seed in range(first, first + FUNCTIONS):
+        function, changed = Function(seed), Function(seed)
+        function.table = np.array(function.table)
+        expected = jax.jit(function)(KEY, x)
+        init = flax_inits.jit_init(function)
+        init.plan(KEY, x)
+        function.table[:] = 100
+        assert_as_whole(function, init(KEY, x), expected)
+        assert_as_whole(function, flax_inits.jit_init(Function(seed))(KEY, x), expected)
+        changed.table = function.table
+        made = flax_inits.jit_init(changed)(KEY, x)
+        assert_as_whole(changed, made, jax.jit(changed)(KEY, x))
+        function.table[:] = 7
+        assert_as_whole(function, init(KEY, x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(2000, 2060, FUNCTIONS))
+@pytest.mark.usefixtures("standard_promotion")
+def test_some_leaves_by_init_fn_are_as_with_all_the_others(first):
+    x = jnp.asarray(X)
+    for seed in range(first, first + FUNCTIONS):
+        function, dice = Function(seed), random.Random(seed)
+        old = jax.jit(function)(jax.random.key(9), x)
+        floating = [name for name, leaf in old.items() if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        chosen = [name for name in floating if dice.random() < 0.5] or floating[:1]
+        if not chosen:
+            continue
+        made = flax_inits.reinit(KEY, old, chosen, init_fn=lambda key, f=function: f(key, x))
+        expected = jax.jit(function)(KEY, x)
+        for name, leaf in old.items():
+            if name in chosen:
+                assert np.array_equal(made[name], expected[name], equal_nan=True), (seed, name)
+            else:
+                assert made[name] is leaf
