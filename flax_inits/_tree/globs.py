@@ -12,10 +12,10 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 class Glob:
-    """A compiled pattern: an automaton over segments, whose transitions are remembered.
+    """A compiled pattern, matched segment by segment.
 
-    A state is a set of positions in the pattern, written as the bits of an integer; bit i says
-    that the first i parts have matched. Time is linear in the tree, whatever the pattern.
+    A state is the set of positions in the pattern up to which the path so far can have matched.
+    What follows a state is remembered, so time is linear in the tree, whatever the pattern.
     """
 
     def __init__(self, pattern: str):
@@ -24,53 +24,43 @@ class Glob:
                 "The pattern is empty and would select nothing; '**' selects every leaf."
             )
         self._parts = pattern.split("/")
-        self._spans = [index for index, part in enumerate(self._parts) if part == "**"]
-        self._accepted = 1 << len(self._parts)
-        self._steps: dict[tuple[int, str], int] = {}
-        self._start = self._closed(1)
+        self._accepted = frozenset([len(self._parts)])
+        self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+        self._start = self._closed({0})
 
     def selected(self, paths: Iterable[Path]) -> Iterator[bool]:
         """For each path, whether the pattern matches it or a node above it.
 
-        Neighbours share most of their path, so each starts where it parts from the one before,
-        and all below a node where the verdict fell are passed over.
+        Neighbours share most of their path, so each starts where it parts from the one before.
         """
-        settled: Path | None = None
         previous: Path = ()
         states = [self._start]
         for path in paths:
-            if settled is None or path[: len(settled)] != settled:
-                shared = _shared(path, previous)
-                del states[shared + 1 :]
-                while states[-1] not in (0, self._accepted) and len(states) <= len(path):
-                    states.append(self._step(states[-1], path[len(states) - 1]))
-                previous = path[: len(states) - 1]
-                settled = previous if states[-1] in (0, self._accepted) else None
+            del states[_shared(path, previous) + 1 :]
+            for segment in path[len(states) - 1 :]:
+                states.append(self._step(states[-1], segment))
+            previous = path
             yield states[-1] == self._accepted
 
-    def _step(self, state: int, segment: str) -> int:
+    def _step(self, state: frozenset[int], segment: str) -> frozenset[int]:
+        if state == self._accepted:  # What matches a node selects all below it.
+            return state
         known = self._steps.get((state, segment))
         if known is None:
-            known = self._steps[state, segment] = self._closed(self._advance(state, segment))
+            known = self._steps[state, segment] = self._closed(
+                position + (part != "**")
+                for position, part in ((position, self._parts[position]) for position in state)
+                if part == "**" or _segment_test(part)(segment)
+            )
         return known
 
-    def _advance(self, state: int, segment: str) -> int:
-        reached = 0
-        while state:
-            bit = state & -state
-            state ^= bit
-            part = self._parts[bit.bit_length() - 1]
-            if part == "**":
-                reached |= bit
-            elif _segment_test(part)(segment):
-                reached |= bit << 1
-        return reached
-
-    def _closed(self, state: int) -> int:
+    def _closed(self, positions: Iterable[int]) -> frozenset[int]:
         """Adds what `**` reaches by spanning no segment; to accept is to forget all else."""
-        for position in self._spans:
-            state |= (state >> position & 1) << position + 1
-        return self._accepted if state & self._accepted else state
+        reached = set(positions)
+        for position, part in enumerate(self._parts):
+            if part == "**" and position in reached:
+                reached.add(position + 1)
+        return self._accepted if self._accepted <= reached else frozenset(reached)
 
 
 def _shared(path: Path, other: Path) -> int:
