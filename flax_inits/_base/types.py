@@ -27,7 +27,7 @@ PyTree: TypeAlias = Any
 """Any nesting of containers that JAX knows."""
 
 Where: TypeAlias = Any
-"""A selection of leaves: glob, regex, callable, tree of bools, `of_type`, or a list of these."""
+"""A selection of leaves: what `select` takes."""
 
 
 @runtime_checkable

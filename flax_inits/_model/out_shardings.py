@@ -12,7 +12,7 @@ from .._base.types import Path, PyTree
 from .._engine.graph import Input, Value, order
 from .._engine.jaxpr import Traced, inner_jaxprs
 from .._engine.placement import is_abstract, placement, replicated
-from .._tree.selection import flatten, show
+from .._tree.paths import flatten, show
 
 _SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cast"})
 """Primitives with shardings of their own, which XLA then propagates to other leaves."""

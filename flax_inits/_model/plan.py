@@ -13,7 +13,7 @@ from .._engine.constants import is_constant
 from .._engine.graph import Input, Node, Value, order
 from .._engine.jaxpr import Traced
 from .._engine.recipe import Job
-from .._tree.selection import show
+from .._tree.paths import show
 
 
 class PlanRow(NamedTuple):

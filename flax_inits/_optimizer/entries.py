@@ -15,7 +15,7 @@ import numpy as np
 from .._base.errors import listed
 from .._base.types import Path, PyTree
 from .._tree.leaves import dtype_of, is_weak
-from .._tree.selection import flatten, paths, show
+from .._tree.paths import flatten, paths, show
 from .labels import labels_of
 
 

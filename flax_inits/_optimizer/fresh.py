@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from .._base.jax_state import configuration, tracing
-from .._base.types import Array, Path, PyTree
+from .._base.types import Array, PyTree
 from .._tree.casting import checked_as
-from .._tree.leaves import is_concrete, struct_of
+from .._tree.leaves import check_alive, struct_of
+from .._tree.paths import flatten
 from .._tree.places import Placement, copied, laid_out, place_of, placed_at
-from .._tree.selection import flatten, show
 from .entries import Entry
 
 
@@ -24,8 +24,10 @@ def fresh(
     names, leaves, treedef = flatten(params)
     olds = [state[i] for i in wanted]
     paths = [found[i].path for i in wanted]
-    check_alive(names, leaves, "params")
-    check_alive(paths, olds, "opt_state")
+    for name, leaf in zip(names, leaves, strict=True):
+        check_alive(name, leaf, after=" in params")
+    for path, old in zip(paths, olds, strict=True):
+        check_alive(path, old, after=" in opt_state")
     if not wanted:
         return {}
     slots, structs = [found[i].index for i in wanted], list(map(struct_of, olds))
@@ -60,16 +62,6 @@ def _moved(values: Array, place: Placement) -> Array:
     return (
         copied(values, place) if place.sharding is None else jax.device_put(values, place.sharding)
     )
-
-
-def check_alive(paths: Sequence[Path], leaves: Sequence[Any], tree: str) -> None:
-    """Raises if an array was deleted."""
-    for path, leaf in zip(paths, leaves, strict=True):
-        if is_concrete(leaf) and leaf.is_deleted():
-            raise ValueError(
-                f"The array of {show(path)!r} in {tree} was deleted (donated to another "
-                "computation); pass the tree that the computation returned."
-            )
 
 
 def _device_sets(places: Sequence[Placement]) -> set[frozenset]:

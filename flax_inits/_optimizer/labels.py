@@ -12,7 +12,7 @@ from jax.tree_util import tree_flatten_with_path
 
 from .._base.errors import listed
 from .._base.types import PyTree
-from .._tree.selection import paths, show
+from .._tree.paths import paths, show
 
 
 def labels_of(tx: Any, params: PyTree, state: PyTree) -> list[int | None]:

@@ -11,7 +11,8 @@ import jax
 
 from .._base.errors import listed
 from .._base.types import Path, PyTree, Where
-from .._tree.selection import flatten, nothing_selected, resolve, show
+from .._tree.paths import flatten, show
+from .._tree.selection import selected
 from .entries import Entry, aligned, entries
 from .fresh import fresh
 
@@ -75,10 +76,7 @@ def reset_optimizer(
     if counts not in ("keep", "reset"):
         raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
     names, leaves, _ = flatten(params)
-    verdicts, unmatched = resolve(where, names, leaves, params)
-    if unmatched:
-        raise nothing_selected(unmatched[0], names)
-    chosen = frozenset(i for i, use in enumerate(verdicts) if use)
+    chosen = frozenset(i for i, use in enumerate(selected(where, names, leaves, params)) if use)
     found = aligned(entries(tx, params), opt_state)
     wanted = [i for i, entry in enumerate(found) if entry.kind == "own" and entry.params <= chosen]
     left = [e for e in found if e.kind == "mixed" and chosen & e.params and not e.params <= chosen]

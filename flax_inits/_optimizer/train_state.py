@@ -12,7 +12,7 @@ from .._base.types import Array, Key, PyTree, Rules, Where
 from .._surgery.graft import graft
 from .._surgery.reinit import reinit
 from .._tree.casting import checked_as
-from .._tree.selection import flatten, path_hash
+from .._tree.paths import flatten, path_hash
 from .reset import check_optimizer, reset_optimizer
 
 _NEEDED = ("params", "opt_state", "tx", "replace")

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from .._base.types import Array, PyTree
 from .._tree.leaves import at_least_float32
-from .._tree.selection import flatten, show
+from .._tree.paths import flatten, show
 
 
 def dormant(activations: PyTree, threshold: float | Array) -> PyTree:

@@ -8,7 +8,7 @@ import numpy as np
 from .._base.errors import did_you_mean, listed
 from .._base.types import PyTree
 from .._tree.leaves import is_concrete
-from .._tree.selection import flatten, show
+from .._tree.paths import flatten, show
 
 _PARTS = ("kernel", "bias", "norm", "feeds")
 _NORMS = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}

@@ -15,7 +15,7 @@ from .._optimizer.entries import Entry, aligned, entries
 from .._optimizer.fresh import fresh
 from .._optimizer.reset import check_optimizer, report
 from .._surgery.reinit import reinit
-from .._tree.selection import flatten, path_hash, show
+from .._tree.paths import flatten, path_hash, show
 from .edits import blended, edited, lost_axes, program
 from .layers import Edit, Layers
 

@@ -16,8 +16,8 @@ from .._base.types import Array, Key, PyTree, Where
 from .._surgery.reinit import reinit
 from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32, dtype_of
+from .._tree.paths import flatten
 from .._tree.places import Placement, place_of, placed_at
-from .._tree.selection import flatten
 
 
 def shrink_perturb(

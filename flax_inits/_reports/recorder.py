@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.core.tracers import current_trace
 
 from .._base.types import Array, Path
-from .._tree.selection import paths
+from .._tree.paths import paths
 from .taps import tap
 
 _runs = itertools.count()

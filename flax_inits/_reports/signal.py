@@ -19,13 +19,12 @@ from .._base.errors import brief, noted
 from .._base.types import Array, PyTree
 from .._modules.linen.advice import in_short, no_params
 from .._modules.linen.tracing import all_but, of_arrays
-from .._tree.leaves import at_least_float32
-from .._tree.selection import flatten, show
+from .._tree.leaves import at_least_float32, check_alive
+from .._tree.paths import flatten, show
 from .measures import measure
 from .recorder import Point, Recorder
 from .signal_table import Signal, SignalRow
 from .statistics import statistics
-from .summary import check_alive
 from .taps import Tapped, TapSite
 
 
@@ -95,7 +94,7 @@ def signal(
     fun = _function(model, recorder)
     _check_concrete(jax.tree.leaves((variables, args, kwargs)))
     for path, leaf in zip(*flatten(variables)[:2], strict=True):
-        check_alive("signal", "variables", path, leaf)
+        check_alive(path, leaf, give="signal the variables")
 
     def recorded(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
         with nn.intercept_methods(recorder.intercept):

@@ -14,8 +14,8 @@ import numpy as np
 from jax.core import Tracer
 
 from .._base.types import Path, PyTree
-from .._tree.leaves import dtype_of, is_concrete
-from .._tree.selection import flatten, show
+from .._tree.leaves import check_alive, dtype_of
+from .._tree.paths import flatten, show
 from .statistics import Distance, Statistics, distances, has_values, of_leaves
 from .summary_table import Summary, SummaryRow
 
@@ -81,17 +81,8 @@ def _checked(tree: PyTree, name: str) -> tuple[list[Path], list[Any]]:
                 f"summary needs {name} to be a tree of arrays, but {where} of type "
                 f"{type(leaf).__name__}{hint if isinstance(leaf, nn.Module) else ''}."
             )
-        check_alive("summary", name, path, leaf)
+        check_alive(path, leaf, give=f"summary the {name}")
     return paths, leaves
-
-
-def check_alive(report: str, name: str, path: Path, leaf: Any) -> None:
-    """Raises if the leaf's array was deleted; `name` is what the report calls the tree."""
-    if is_concrete(leaf) and leaf.is_deleted():
-        raise ValueError(
-            f"The array of {show(path)!r} was deleted (donated to another computation); pass "
-            f"{report} the {name} that the computation returned."
-        )
 
 
 def _rows(paths: Sequence[Path], leaves: Sequence[Any]) -> list[SummaryRow]:

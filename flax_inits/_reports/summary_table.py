@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, Sharding
 
 from .._base import tables
 from .._base.types import Path
-from .._tree.selection import show
+from .._tree.paths import show
 from .repeats import grouped
 
 

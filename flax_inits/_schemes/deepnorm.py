@@ -11,7 +11,7 @@ from .._base import checks
 from .._base.errors import noted
 from .._base.types import Array, DType, Key, PyTree, Shape, Where
 from .._surgery.reinit import reinit
-from .._tree.selection import describe
+from .._tree.forms import describe
 from ..initializers import xavier_normal
 from .leaves import among, chosen_paths
 

@@ -1,23 +1,23 @@
 """What schemes share: which leaves are meant, and leaves that are computed put in their places."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from .._base.types import Path, PyTree, Where
 from .._surgery.graft import graft
+from .._tree.forms import Among, describe
 from .._tree.leaves import dtype_of
-from .._tree.selection import describe, flatten, nothing_selected, resolve
+from .._tree.paths import flatten
+from .._tree.selection import selected
 
 
 def chosen_paths(tree: PyTree, where: Where) -> list[Path]:
     """The paths that `where` selects; raises where a part of it selects none."""
     paths, leaves, _ = flatten(tree)
-    chosen, unmatched = resolve(where, paths, leaves, tree)
-    if unmatched:
-        raise nothing_selected(unmatched[0], paths)
-    return [path for path, use in zip(paths, chosen, strict=True) if use]
+    uses = selected(where, paths, leaves, tree)
+    return [path for path, use in zip(paths, uses, strict=True) if use]
 
 
 def with_leaves(tree: PyTree, values: Mapping[Path, Any]) -> PyTree:
@@ -27,15 +27,9 @@ def with_leaves(tree: PyTree, values: Mapping[Path, Any]) -> PyTree:
         jnp.asarray(values[path], dtype_of(leaf)) if path in values else leaf
         for path, leaf in zip(paths, leaves, strict=True)
     ]
-    return graft(tree, treedef.unflatten(donor), lambda path, leaf: path in values)
+    return graft(tree, treedef.unflatten(donor), Among(frozenset(values), "the computed leaves"))
 
 
-def among(paths: Iterable[Path], where: Where) -> Callable[[Path, Any], bool]:
+def among(paths: Iterable[Path], where: Where) -> Among:
     """A `where` for these paths, which messages show as the one that the user gave."""
-    chosen = set(paths)
-
-    def is_chosen(path: Path, leaf: Any) -> bool:
-        return path in chosen
-
-    is_chosen.__qualname__ = describe(where)
-    return is_chosen
+    return Among(frozenset(paths), describe(where))

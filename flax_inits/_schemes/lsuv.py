@@ -14,7 +14,8 @@ from .._base.types import Key, Path, PyTree, Where
 from .._modules.linen.advice import in_short, no_params
 from .._modules.linen.tracing import all_but
 from .._surgery.reinit import reinit
-from .._tree.selection import describe, flatten, show
+from .._tree.forms import describe
+from .._tree.paths import flatten, show
 from ..initializers import orthogonal
 from .leaves import among, chosen_paths, with_leaves
 from .lsuv_scaling import Goal, check_std, path_of, scaled

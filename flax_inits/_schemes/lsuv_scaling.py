@@ -19,7 +19,7 @@ from jax.core import Tracer
 from .._base.types import Array, Path, PyTree
 from .._modules.linen.tracing import scope_of
 from .._tree.leaves import at_least_float32
-from .._tree.selection import flatten, show
+from .._tree.paths import flatten, show
 
 _STD = "flax_inits.lsuv output std"
 """A param that a scaled layer has while the model runs: lifted transforms bring it out as they

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from .._base import checks, tables
 from .._base.errors import listed
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
+from .._tree.forms import Among, describe
+from .._tree.paths import flatten, show
 from .._tree.rules import Rule, assign, elsewhere_hint, is_where, parsed
-from .._tree.selection import describe, flatten, show
 from ..initializers import scaled
 from .mup_rows import Row, check_axes, shapes
 
@@ -138,10 +139,7 @@ class Mup:
         for i, rule in chosen.items():
             row = self.rows[i]
             found.setdefault((id(rule), row.stddev), (rule, row, []))[2].append(row.path)
-        return [
-            (_Among(frozenset(of), describe(rule.where)), _scaled(rule, row))
-            for rule, row, of in found.values()
-        ]
+        return [(_among(of, rule.where), _scaled(rule, row)) for rule, row, of in found.values()]
 
     def learning_rates(self, tree: PyTree, optimizer: str) -> PyTree:
         """The factor on each leaf's learning rate, as a tree of floats.
@@ -222,18 +220,9 @@ def _cells(row: Row) -> list[str]:
     return [show(row.path), *sizes, row.role, *factors]
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class _Among:
-    """A `where` for these paths, which is shown as the one that the user gave."""
-
-    paths: frozenset[Path]
-    shown: str
-
-    def __call__(self, path: Path, leaf: Any) -> bool:
-        return path in self.paths
-
-    def __repr__(self) -> str:
-        return f"{self.shown} ({listed(sorted(map(show, self.paths)), most=2)})"
+def _among(paths: list[Path], where: Where) -> Among:
+    named = listed(sorted(map(show, paths)), most=2)
+    return Among(frozenset(paths), f"{describe(where)} ({named})")
 
 
 def _check_optimizer(optimizer: Any) -> None:

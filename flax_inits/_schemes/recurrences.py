@@ -15,8 +15,9 @@ from .._base import bits
 from .._base.errors import listed
 from .._base.types import Array, DType, Key, Path, PyTree, Shape, Where
 from .._surgery.reinit import reinit
+from .._tree.forms import describe
 from .._tree.leaves import at_least_float32, dtype_of
-from .._tree.selection import describe, flatten, show
+from .._tree.paths import flatten, show
 from ..initializers import chrono, zeros
 from .leaves import among, chosen_paths, with_leaves
 

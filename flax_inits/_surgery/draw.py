@@ -18,9 +18,9 @@ from .._engine.make import arrived, compute_whole, jobs_of, traceable
 from .._engine.recipe import Job
 from .._tree.casting import checked_as
 from .._tree.leaves import struct_of
+from .._tree.paths import path_hash
 from .._tree.places import Placement, placed_at, within_reach
 from .._tree.rules import Rule, by_path, note
-from .._tree.selection import path_hash
 
 
 class RuledLeaf(NamedTuple):

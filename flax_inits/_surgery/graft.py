@@ -13,10 +13,12 @@ from jax.core import Tracer
 from .._base.jax_state import tracing
 from .._base.types import Path, PyTree, Where
 from .._tree.casting import cast
+from .._tree.forms import describe
 from .._tree.leaves import check_usable, dtype_of
+from .._tree.paths import flatten, show
 from .._tree.places import copied, laid_out, place_of, placed_at
 from .._tree.rules import elsewhere_hint
-from .._tree.selection import describe, flatten, nothing_selected, resolve, show
+from .._tree.selection import selected
 
 
 def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
@@ -48,9 +50,7 @@ def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
             "for example by orbax.checkpoint or safetensors.flax.load_file."
         )
     paths, leaves, treedef = flatten(params)
-    chosen, unmatched = resolve(where, paths, leaves, params)
-    if unmatched:
-        raise nothing_selected(unmatched[0], paths)
+    chosen = selected(where, paths, leaves, params)
     given = dict(zip(*flatten(donor)[:2], strict=True))
     for path, leaf, use in zip(paths, leaves, chosen, strict=True):
         if use:

@@ -16,7 +16,9 @@ from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import Inline, compute
 from .._modules.linen.reach import WithRules
 from .._tree.casting import can_cast, cast
+from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, dtype_of
+from .._tree.paths import flatten, show
 from .._tree.places import free, laid_out, place_of
 from .._tree.rules import (
     Rule,
@@ -25,10 +27,9 @@ from .._tree.rules import (
     elsewhere_hint,
     is_where,
     no_initializers,
-    no_leaf,
     parsed,
 )
-from .._tree.selection import describe, flatten, resolve, show
+from .._tree.selection import nothing_selected, resolve
 from .draw import RuledLeaf, draw
 from .replicas import check_replicas
 
@@ -136,7 +137,8 @@ def _by_init_fn(
     """The chosen leaves of `init_fn(key)`; nothing else of it is computed."""
     if not callable(init_fn):
         raise TypeError(f"init_fn must be a callable key -> tree, got {init_fn!r}.")
-    if is_where(rules):
+    # () is the path of a tree of one leaf; without init_fn it is no rules.
+    if is_where(rules) or (isinstance(rules, tuple) and not rules):
         chosen = _chosen(tree, rules, allow_unmatched)
     else:
         chosen, init_fn = _through_model(tree, rules, init_fn, allow_unmatched)
@@ -155,8 +157,8 @@ def _by_init_fn(
 
 def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> list[int]:
     uses, unmatched = resolve(where, tree.paths, tree.leaves, tree.whole)
-    if not any(uses) or (unmatched and not allow_unmatched):
-        raise no_leaf(unmatched[0] if unmatched else where, tree.paths, tree.whole)
+    if unmatched and not (allow_unmatched and any(uses)):
+        raise nothing_selected(unmatched[0], tree.paths, tree.whole)
     chosen = [i for i, use in enumerate(uses) if use]
     for i in chosen:
         check_usable(tree.paths[i], tree.leaves[i], describe(where))

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from .._base.types import Array, Path
+from .._tree.forms import describe
 from .._tree.leaves import is_concrete
+from .._tree.paths import show
 from .._tree.rules import Rule
-from .._tree.selection import describe, show
 
 
 def check_replicas(

@@ -1,5 +1,6 @@
 """Leaves and their key paths, without what a box around a leaf adds to them."""
 
+import collections
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,21 @@ from .._base.types import Path, PyTree
 def leaf_paths(tree: PyTree) -> list[Path]:
     """The path of every leaf, in the order of `jax.tree.leaves`."""
     _check_ends(tree)
-    return list(_walk(tree, _box_test(), within=None))
+    found = list(_walk(tree, _box_test(), within=None))
+    if len(set(found)) < len(found):
+        raise _ambiguous(tree, found)
+    return found
+
+
+def _ambiguous(tree: PyTree, found: list[Path]) -> ValueError:
+    """The error for leaves that no `where` can tell apart."""
+    shared = next(path for path, count in collections.Counter(found).items() if count > 1)
+    keyed = zip(found, tree_flatten_with_path(tree)[0], strict=True)
+    one, other, *_ = [f"tree{keystr(keys)}" for path, (keys, _) in keyed if path == shared]
+    return ValueError(
+        f"Two leaves have one path, {'/'.join(shared)!r}: {one} and {other}. Rename a key: the "
+        "keys of a path are strings, so that 1 and '1' are the same."
+    )
 
 
 # Before Python 3.12, what C++ visits counts as if Python had called it.
@@ -45,12 +60,15 @@ def _check_ends(tree: PyTree) -> None:
 
 
 def _walk(node: Any, is_box: Callable[[Any], bool], within: Any) -> Iterator[Path]:
-    """Paths below `node`; if it is the box `within`, its own key comes first and is dropped."""
-    own = 0 if within is None else 1
-    for keys, leaf in tree_flatten_with_path(
+    """Paths below `node`; if it is the box `within`, the key of its value is dropped."""
+    keyed = tree_flatten_with_path(
         node, is_leaf=lambda inner: inner is not within and is_box(inner)
-    )[0]:
-        path = tuple([str(k.key) if type(k) is DictKey else _segment(k) for k in keys[own:]])
+    )[0]
+    # A box may hold more than its value, as a quantised one does: that keeps its key.
+    several = within is not None and len({keys[0] for keys, _ in keyed}) > 1
+    for keys, leaf in keyed:
+        drop = within is not None and not (several and _segment(keys[0]) != "value")
+        path = tuple([str(k.key) if type(k) is DictKey else _segment(k) for k in keys[drop:]])
         if is_box(leaf):
             for inner in _walk(leaf, is_box, within=leaf):
                 yield path + inner

@@ -9,7 +9,7 @@ from jax import lax
 
 from .._base.types import Array
 from .leaves import dtype_of, is_weak
-from .selection import flatten
+from .paths import flatten
 
 
 def checked_as(values: Any, leaf: Any, source: Any) -> Array:

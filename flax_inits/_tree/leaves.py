@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .._base.types import Path
-from .selection import show
+from .paths import show
 
 
 def dtype_of(leaf: Any) -> Any:
@@ -54,13 +54,21 @@ def check_leaf(path: Path, leaf: Any, by: str) -> None:
     check_usable(path, leaf, by)
 
 
+def check_alive(
+    path: Path, leaf: Any, before: str = "The array of", after: str = "", give: str = "the tree"
+) -> None:
+    """Raises if the leaf's array was deleted: its path is named between `before` and `after`."""
+    if is_concrete(leaf) and leaf.is_deleted():
+        raise ValueError(
+            f"{before} {show(path)!r}{after} was deleted (donated to another computation); pass "
+            f"{give} that the computation returned."
+        )
+
+
 def check_usable(path: Path, leaf: Any, by: str, alive: bool = True) -> None:
     """Raises unless a leaf like this one can be made here: of a dtype in use, and not deleted."""
-    if alive and is_concrete(leaf) and leaf.is_deleted():
-        raise ValueError(
-            f"{by} selects {show(path)!r}, whose array was deleted (donated to another "
-            "computation); pass the tree that the computation returned."
-        )
+    if alive:
+        check_alive(path, leaf, f"{by} selects", ", whose array")
     dtype = getattr(leaf, "dtype", None)
     if dtype is None:
         if not isinstance(leaf, bool | int | float | complex):

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from .._base.jax_state import concrete_mesh
 from .._base.types import Array, Path
 from .leaves import dtype_of, is_concrete
-from .selection import show
+from .paths import show
 
 Device: TypeAlias = Any
 """A `jax.Device`, which is no class to a type checker."""

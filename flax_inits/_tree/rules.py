@@ -1,7 +1,6 @@
 """Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +9,10 @@ import numpy as np
 from .._base.errors import did_you_mean, noted
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .casting import checked_as
+from .forms import describe, is_literal, is_mask
 from .leaves import dtype_of
-from .selection import describe, flatten, nothing_selected, path_hash, resolve, show
+from .paths import path_hash, show
+from .selection import nothing_selected, resolve
 
 
 class Rule(NamedTuple):
@@ -22,27 +23,13 @@ class Rule(NamedTuple):
 
 
 def is_where(rules: Rules | Where) -> bool:
-    """Whether `rules` is a single `where`: a list of non-tuples, a tree of bools, a pattern..."""
+    """Whether `rules` is a single `where`: a path, a union, a tree of bools, a pattern, ..."""
     if isinstance(rules, Mapping):
-        return _is_mask(rules)
+        return is_mask(rules)
     if isinstance(rules, list | tuple) and all(isinstance(rule, tuple) for rule in rules):
-        return _is_mask(rules)
+        union = bool(rules) and all(map(is_literal, rules))
+        return union or is_mask(rules)
     return True
-
-
-def _is_mask(tree: PyTree) -> bool:
-    leaves = list(_mask_leaves(tree))
-    return bool(leaves) and all(
-        isinstance(leaf, bool)
-        or (getattr(leaf, "dtype", None) == np.bool_ and np.shape(leaf) == ())
-        for leaf in leaves
-    )
-
-
-def _mask_leaves(tree: PyTree) -> Iterator[Any]:
-    # Not jax.tree.leaves of the whole: the keys of rules may be patterns that have no order.
-    for value in tree.values() if isinstance(tree, Mapping) else tree:
-        yield from jax.tree.leaves(value)
 
 
 def parsed(rules: Rules) -> list[Rule]:
@@ -106,33 +93,13 @@ def assign(
     for number, rule in enumerate(rules):
         chosen, unmatched = resolve(rule.where, paths, leaves, tree)
         if unmatched and not allow_unmatched:
-            raise no_leaf(unmatched[0], paths, tree)
+            raise nothing_selected(unmatched[0], paths, tree)
         won = [i for i, use in enumerate(chosen) if use and winners.setdefault(i, number) == number]
         if not won and not allow_unmatched:
             raise _shadowed(rule, [rules[winners[i]] for i, use in enumerate(chosen) if use])
     if not winners:
-        raise no_leaf([rule.where for rule in rules], paths, tree)
+        raise nothing_selected([rule.where for rule in rules], paths, tree)
     return {i: rules[number] for i, number in sorted(winners.items())}
-
-
-def no_leaf(where: Where, paths: Sequence[Path], tree: PyTree) -> ValueError:
-    """The error for a `where` that selects nothing, or nothing but `None`."""
-    holes = flatten(jax.tree.map(lambda leaf: leaf is None, tree, is_leaf=lambda x: x is None))
-    empty = [path for path, is_none in zip(*holes[:2], strict=True) if is_none]
-    if _reads_paths(where) and any(verdicts := resolve(where, empty, empty, None)[0]):
-        name = show(empty[verdicts.index(True)])
-        return ValueError(
-            f"{describe(where)} selects {name!r}, which no initializer can make: it holds None. "
-            "Give it an array, or leave it out of the rule."
-        )
-    return nothing_selected(where, paths)
-
-
-def _reads_paths(where: Where) -> bool:
-    """Whether `where` decides by paths alone, with no function of the user's."""
-    if isinstance(where, list):
-        return bool(where) and all(map(_reads_paths, where))
-    return isinstance(where, str | re.Pattern)
 
 
 def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:

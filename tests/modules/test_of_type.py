@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from flax_inits._modules.linen.of_type import of_type
-from flax_inits._tree.selection import paths, resolve, select, show
+from flax_inits._tree.paths import paths, show
+from flax_inits._tree.selection import resolve, select
 
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)
 

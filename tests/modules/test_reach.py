@@ -16,7 +16,7 @@ from jax.interpreters import partial_eval
 import flax_inits
 from flax_inits._modules.linen.reach import STORED, THROUGH, with_rules
 from flax_inits._modules.linen.tracing import of_arrays
-from flax_inits._tree.selection import flatten, path_hash, show
+from flax_inits._tree.paths import flatten, path_hash, show
 
 KEY = jax.random.key(3)
 X = jnp.linspace(-1.0, 1.0, 24).reshape(3, 8)

@@ -88,7 +88,8 @@ HOSTILE = [
     (lambda p: fi.reinit(KEY, p, "head"), TypeError, WHICH_NOT_WHAT),
     (lambda p: fi.reinit(KEY, p, 5), TypeError, WHICH_NOT_WHAT),
     (lambda p: fi.reinit(KEY, p, fi.zeros()), TypeError, WHICH_NOT_WHAT),
-    (lambda p: fi.reinit(KEY, p, [("head",)]), ValueError, "A rule is a pair"),
+    (lambda p: fi.reinit(KEY, p, [("head",)]), TypeError, WHICH_NOT_WHAT),
+    (lambda p: fi.reinit(KEY, p, [(fi.zeros(),)]), ValueError, "A rule is a pair"),
     (lambda p: fi.reinit(KEY, p, {"head": fi.zeros}), TypeError, r"the factory zeros.*zeros\("),
     (lambda p: fi.reinit(KEY, p, {"head": 0.0}), TypeError, r"such as flax_inits.constant\(0.0\)"),
     (

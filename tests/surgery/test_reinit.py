@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import flax_inits as fi
-from flax_inits._tree.selection import path_hash
+from flax_inits._tree.paths import path_hash
 
 KEY = jax.random.key(3)
 XAVIER = nn.initializers.xavier_uniform()
@@ -391,7 +391,7 @@ class TestRejected:
 
     def test_none(self):
         params = {"head": {"kernel": jnp.ones(2), "bias": None}}
-        match = "'head/bias' selects 'head/bias', which no initializer can make: it holds None"
+        match = "'head/bias' selects no leaf. It matches 'head/bias', which no initializer can make"
         for where in ("head/bias", re.compile(".*bias"), ["head/bias", "tail"]):
             self.fails(ValueError, "it holds None", [(where, fi.zeros())], params=params)
         self.fails(ValueError, match, {"head/bias": fi.zeros()}, params=params)
@@ -449,7 +449,8 @@ class TestRejected:
             (["head", "body"], r"\['head', 'body'\] says which leaves"),
             ({"head": {"kernel": True}}, "a tree of bools says which leaves"),
             (None, "needs rules"),
-            (("head", "body"), "a tree of bools says which leaves"),
+            (("head", "body"), r"\('head', 'body'\) says which leaves"),
+            ([("head",), ("body",)], r"\[\('head',\), \('body',\)\] says which leaves"),
             (("head", fi.zeros()), r"One rule is written {where: initializer}"),
         ],
         ids=label,
@@ -511,6 +512,25 @@ class TestForms:
         )
         assert (after["head"]["kernel"] == 0).all() and (after["head"]["bias"] == 0).all()
         assert after["body"]["kernel"] is params["body"]["kernel"]
+
+    def test_paths_as_they_are_listed(self):
+        after = fi.reinit(KEY, tree(), {("head", "bias"): fi.zeros(), ("body",): fi.zeros()})
+        assert not after["head"]["bias"].any() and (after["head"]["kernel"] == 1).all()
+        assert not after["body"]["kernel"].any()
+        zeros = lambda key: jax.tree.map(jnp.zeros_like, tree())  # noqa: E731
+        for where in (("head", "bias"), [("head", "bias")]):
+            after = fi.reinit(KEY, tree(), where, init_fn=zeros)
+            assert not after["head"]["bias"].any() and (after["head"]["kernel"] == 1).all()
+        assert not fi.reinit(KEY, jnp.ones(3), (), init_fn=lambda key: jnp.zeros(3)).any()
+
+    def test_all_but(self):
+        params = tree()
+        after = fi.reinit(KEY, params, {fi.all_but("body"): fi.zeros(), "body/bias": fi.zeros()})
+        kept = [new is old for new, old in zip(*map(jax.tree.leaves, (after, params)), strict=True)]
+        assert kept == [False, True, False, False]
+        with pytest.raises(ValueError, match="'hed' selects no leaf"):
+            rules = {fi.all_but("hed"): fi.zeros()}
+            fi.reinit(KEY, params, rules, allow_unmatched=True)
 
     def test_a_mask_over_tuples_is_no_list_of_rules(self):
         params = [(jnp.ones(2), jnp.ones(3))]

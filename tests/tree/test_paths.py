@@ -1,8 +1,10 @@
 """Paths, patterns, masks, and what is said when a selection is wrong."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
+import pickle
 import re
 import subprocess
 import sys
@@ -20,16 +22,10 @@ from flax.training.train_state import TrainState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_inits._tree.selection import (
-    describe,
-    flatten,
-    nothing_selected,
-    path_hash,
-    paths,
-    resolve,
-    select,
-    show,
-)
+import flax_inits
+from flax_inits._tree.forms import describe
+from flax_inits._tree.paths import flatten, path_hash, paths, show
+from flax_inits._tree.selection import all_but, nothing_selected, resolve, select
 
 PARAMS = {
     "Dense_1": {"bias": 0, "kernel": 1},
@@ -393,6 +389,98 @@ def test_matches_tells_parts_that_select_nothing_instead_of_raising():
     assert resolve("head", names, leaves, PARAMS)[1] == []
 
 
+def test_a_tuple_of_strings_is_a_literal_path():
+    assert chosen(PARAMS, ("head",)) == ["head/kernel"]
+    assert chosen(PARAMS, ("Dense_1", "bias")) == ["Dense_1/bias"]
+    assert chosen(PARAMS, [("Dense_1",), ("attn", "head")])[-1] == "attn/head/kernel"
+    odd = {"a/b": {"e[0]": 1, "**": 2}, "a": {"b": 3}, "": 4, "?": 5}
+    for path in paths(odd):
+        assert chosen(odd, path) == [show(path)]
+    assert chosen(odd, ("a/b",)) == ["a/b/**", "a/b/e[0]"]
+    assert select(3.0, ()) is True
+    with pytest.raises(
+        ValueError, match=r"^\(\) selects no leaf. The paths are \('Dense_1', 'bias'"
+    ):
+        select(PARAMS, ())
+
+
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        (("Dense_*",), "In a tuple nothing is a wildcard, and a slash separates nothing: write"),
+        (("head/kernel",), "a slash separates nothing: write 'head/kernel'."),
+        (("head", "attn"), "A tuple is one path; a union is a list: ['head', 'attn']."),
+        (("kernel",), "Did you mean ('Dense_1', 'kernel'), ('Dense_10', 'kernel') or ('attn', 'he"),
+        (("head", "kernle"), "Did you mean ('head', 'kernel')"),
+        (("zzzzzz",), "The paths are ('Dense_1', 'bias'), ('Dense_1', 'kernel'), ('Dense_10', 'b"),
+    ],
+)  # fmt: skip
+def test_a_literal_path_that_is_not_there(where, advice):
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        select(PARAMS, where)
+
+
+def test_all_but():
+    assert chosen(PARAMS, all_but("**/kernel")) == ["Dense_1/bias", "Dense_10/bias"]
+    assert chosen(PARAMS, all_but(all_but("head"))) == ["head/kernel"]
+    assert chosen(PARAMS, [all_but(["Dense_*", "attn"]), "Dense_1/bias"]) == [
+        "Dense_1/bias",
+        "head/kernel",
+    ]
+    with pytest.raises(ValueError, match="^'hed' selects no leaf. Did you mean 'head'"):
+        select(PARAMS, all_but("hed"))
+    with pytest.raises(ValueError, match="^'hed' selects no leaf. Did you mean 'head'"):
+        select(PARAMS, all_but(["head", "hed"]))
+    with pytest.raises(ValueError, match=r"^all_but\('\*\*'\) selects no leaf. '\*\*' selects th"):
+        select(PARAMS, all_but("**"))
+
+
+def test_all_but_is_a_value():
+    where = all_but(("head", "kernel"))
+    assert where == all_but(("head", "kernel")) != all_but("head/kernel")
+    assert len({where, all_but(("head", "kernel"))}) == 1
+    assert repr(where) == "all_but(('head', 'kernel'))" and eval(repr(where)) == where
+    assert pickle.loads(pickle.dumps(where)) == where
+    assert all_but(["a"]) == all_but(["a"])
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(all_but(["a"]))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        paths,
+        lambda tree: select(tree, "a"),
+        lambda tree: flax_inits.reinit(jax.random.key(0), tree, {"a": flax_inits.zeros()}),
+        lambda tree: flax_inits.graft(tree, {"a": {"1": 1.0}}, "a"),
+        lambda tree: flax_inits.graft({"a": {"1": jnp.ones(2)}}, tree, "a"),
+        lambda tree: flax_inits.reset_optimizer(optax.sgd(0.1), (), tree, "a"),
+        lambda tree: flax_inits.jit_init(lambda key: tree, rules={"a": flax_inits.zeros()})(
+            jax.random.key(0)
+        ),
+        lambda tree: flax_inits.summary(tree),
+        lambda tree: select({"a": {"1": 1}}, tree),
+    ],
+)  # fmt: skip
+def test_two_leaves_of_one_path_are_an_error_that_names_them(use):
+    twins = {"a": collections.OrderedDict([(1, jnp.ones(2)), ("1", jnp.zeros(2))]), "b": 1.0}
+    match = r"have one path, 'a/1': tree\['a'\]\[1\] and tree\['a'\]\['1'\]. Rename a key"
+    with pytest.raises(ValueError, match=match):
+        use(twins)
+
+
+def test_what_a_box_holds_besides_its_value_keeps_its_key():
+    @flax.struct.dataclass
+    class Scaled(flax.core.meta.AxisMetadata):
+        value: object
+        scale: object
+
+        unbox = replace_boxed = add_axis = remove_axis = lambda self, *args: self
+
+    assert paths({"w": Scaled(1, 2)}) == [("w",), ("w", "scale")]
+    assert paths({"w": Scaled({"q": 1, "r": 0}, 2)}) == [("w", "q"), ("w", "r"), ("w", "scale")]
+
+
 # --- errors ----------------------------------------------------------------------------------
 
 
@@ -482,8 +570,8 @@ def test_a_tree_without_leaves():
         (["head", []], ValueError, "where is an empty list"),
         (["head", ""], ValueError, "The pattern is empty"),
         (None, TypeError, "where must be a glob string, a compiled regular expression, a callable "
-                          "(path, leaf) -> bool, a tree of bools, of_type(...), or a list of "
-                          "these; got None (NoneType)."),
+                          "(path, leaf) -> bool, a tree of bools, of_type(...), a path (a tuple "
+                          "of strings), all_but(...), or a list of these; got None (NoneType)."),
         (3, TypeError, "got 3 (int)."),
         (True, TypeError, "got True (bool)."),
         ([True, False], TypeError, "got True (bool)."),
@@ -491,9 +579,9 @@ def test_a_tree_without_leaves():
         ({"head"}, TypeError, "got {'head'} (set)."),
         (np.ones(3), TypeError, "got ndarray float64[3]."),
         (re.compile(b"head"), TypeError, "is made from str, got re.compile(b'head')."),
-        (("head", "kernel"), TypeError, "where is a tuple and so taken for a tree of bools, but "
-                                        "its leaf '0' is 'head' (str)."),
-        (("head", "kernel"), TypeError, "a union is a list, and one path is a string such as"),
+        (("head", re.compile("x")), TypeError, "where is a tuple and so taken for a tree of bools"),
+        (("head", re.compile("x")), TypeError, "is a list: write ['head', re.compile('x')]."),
+        (("layers", 0, "w"), TypeError, "of a path are strings: write ('layers', '0', 'w')."),
         ({"head": 1}, TypeError, "where is a dict and so taken for a tree of bools, but its leaf "
                                  "'head' is 1 (int)."),
         ({"head": np.ones(2, bool)}, TypeError, "leaf 'head' is ndarray bool[2]."),
@@ -546,7 +634,7 @@ def test_describe():
 
 
 def test_nothing_selected_names_the_rule_and_its_parts():
-    error = nothing_selected(["hed", "x"], paths(PARAMS))
+    error = nothing_selected(["hed", "x"], paths(PARAMS), PARAMS)
     assert isinstance(error, ValueError)
     assert str(error) == (
         "['hed', 'x'] selects no leaf. 'hed' selects no leaf. Did you mean 'head'?"

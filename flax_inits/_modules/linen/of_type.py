@@ -12,7 +12,8 @@ import jax
 
 from ..._base.errors import listed, noted
 from ..._base.types import Path
-from ..._tree.selection import PathTest, paths
+from ..._tree.forms import PathTest
+from ..._tree.paths import paths
 from .tracing import all_but, of_arrays, scope_of
 
 

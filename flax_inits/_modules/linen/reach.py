@@ -11,9 +11,10 @@ from ..._base import bits
 from ..._base.bits import is_key_dtype
 from ..._base.errors import noted
 from ..._base.types import Key, Path, PyTree, Rules
+from ..._tree.forms import describe
 from ..._tree.leaves import check_leaf
+from ..._tree.paths import flatten, show
 from ..._tree.rules import Rule, assign, by_path, is_where, no_initializers, note, parsed
-from ..._tree.selection import describe, flatten, show
 from .tracing import of_arrays
 from .watch import Source, Target, Watch
 
