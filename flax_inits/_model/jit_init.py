@@ -21,7 +21,7 @@ from .._engine.jaxpr import Traced, trace
 from .._engine.keys import Deriver
 from .._engine.make import Inline, jobs_of
 from .._engine.recipe import Job
-from .._modules.linen.reach import WithRules, with_rules
+from .._modules.reach import WithRules, with_rules
 from .._tree.paths import flatten
 from .out_shardings import OutShardings, asked_for
 from .plan import Plan

@@ -17,8 +17,9 @@ from jax.core import Tracer
 
 from .._base.errors import brief, noted
 from .._base.types import Array, PyTree
+from .._modules.arguments import of_arrays
 from .._modules.linen.advice import in_short, no_params
-from .._modules.linen.tracing import all_but, of_arrays
+from .._modules.linen.tracing import all_but
 from .._tree.leaves import at_least_float32, check_alive
 from .._tree.paths import flatten, show
 from .measures import measure

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._base.errors import noted
 from .._base.types import Array, DType, Key, Path, PyTree, Shape
-from .._modules.linen.reach import WithRules
+from .._modules.reach import WithRules
 from .._tree.paths import flatten, show
 from .._tree.rules import Rule
 

@@ -14,7 +14,7 @@ from .._base import bits
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import Inline, compute
-from .._modules.linen.reach import WithRules
+from .._modules.reach import WithRules
 from .._tree.casting import can_cast, cast
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, dtype_of

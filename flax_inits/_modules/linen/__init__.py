@@ -1,4 +1,4 @@
-"""What only Linen knows: modules of a class, rules that modules call, watching them.
+"""What only Linen knows: modules of a class, and modules that make their params, watched.
 
-Start with `of_type`; `reach` and `watch` let a module's own code call a rule's initializer.
+Start with `of_type`; `watch` lets a module's own code call a rule's initializer.
 """

@@ -14,7 +14,8 @@ from ..._base.errors import listed, noted
 from ..._base.types import Path
 from ..._tree.forms import PathTest
 from ..._tree.paths import paths
-from .tracing import all_but, of_arrays, scope_of
+from ..arguments import of_arrays
+from .tracing import all_but, scope_of
 
 
 def of_type(model: nn.Module, cls: type | tuple[type, ...], *args: Any, **kwargs: Any) -> PathTest:

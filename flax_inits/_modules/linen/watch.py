@@ -11,38 +11,37 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.core
 import flax.linen as nn
-import jax
 
-from ..._base.errors import noted
 from ..._base.types import Path
-from ..._tree.casting import checked_as
-from ..._tree.rules import Rule, note
+from ..run import Run
 from .tracing import scope_of
 
 _fresh = itertools.count()
-_context = jax.make_user_context(default_value=None)
-"""Belongs to the key of all of JAX's caches: a trace that is kept would call no interceptor."""
-
 _ABSENT = object()
 
 
-class Source(NamedTuple):
+@contextlib.contextmanager
+def watching(run: Run) -> Iterator[None]:
+    """Lets Linen modules tell `run` of the params that they make in this block, in this thread."""
+    with nn.intercept_methods(_Watch(run).intercept):
+        yield
+
+
+class _Param(NamedTuple):
     """A param as modules know it: which call into Linen made it (0 the first), and its path."""
 
     call: int
     path: Path
 
-
-class Target(NamedTuple):
-    """The output leaf that a param becomes, and the rule that the leaf has."""
-
-    path: Path
-    rule: Rule
+    @property
+    def param(self) -> str:
+        """The name of the param in its module."""
+        return self.path[-1]
 
 
 class _Mark:
@@ -59,41 +58,22 @@ class _Mark:
         return next(_fresh)
 
 
-class Watch:
-    """One run of a function, and the params that Linen modules make in it."""
+class _Watch:
+    """What of a run concerns Linen."""
 
-    def __init__(self, targets: Mapping[Source, Target]):
-        self.seen: dict[Source, None] = {}
-        """Params that modules made, in order."""
-        self.reached: set[Source] = set()
-        """Targets for which a module called the rule's initializer."""
-        self.active: Source | None = None
+    def __init__(self, run: Run):
+        self.run = run
+        self.active: _Param | None = None
         """The param that is being made."""
-        self._targets = targets
         self._names: dict[tuple[int, Path], list[str]] = {}
-        for call, path in targets:
-            self._names.setdefault((call, path[:-1]), []).append(path[-1])
-        self._roots: list[flax.core.Scope] = []
+        for source in run.targets:
+            if isinstance(source, _Param):
+                self._names.setdefault((source.call, source.path[:-1]), []).append(source.path[-1])
+        self._calls = itertools.count()
         self._live: set[int] = set()
-        self._flag = f"flax_inits {next(_fresh)}"
 
-    @contextlib.contextmanager
-    def on(self) -> Iterator[None]:
-        """Watches what runs in this block, in this thread."""
-        with _context(self._flag), nn.intercept_methods(self._intercept):
-            yield
-
-    def values(self) -> Iterator[tuple[Source, Any]]:
-        """The params that ended up where their module's path says, as one array each."""
-        for source in self.seen:
-            node: Any = self._roots[source.call].variables().get("params", {})
-            for name in source.path:
-                node = node.get(name, {}) if isinstance(node, Mapping) else {}
-            leaves = jax.tree.leaves(node)
-            if len(leaves) == 1:
-                yield source, leaves[0]
-
-    def _intercept(self, method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+    def intercept(self, method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        """Runs a method of a module, watched."""
         module = context.module
         if id(module) in self._live or not _makes_params(module):
             return method(*args, **kwargs)
@@ -117,15 +97,15 @@ class Watch:
     def _mark(self, module: nn.Module) -> _Mark:
         """The mark of the call that a bound module belongs to; a new one for a new root."""
         scope = _scope(module)
-        mark: Any = scope.flags.get(self._flag) or scope.root.flags.get(self._flag)
+        flag = self.run.token
+        mark: Any = scope.flags.get(flag) or scope.root.flags.get(flag)
         if mark is None:
-            mark = _Mark(len(self._roots))
-            self._roots.append(scope.root)
+            mark = _Mark(next(self._calls))
         # Modules given as fields have their scopes already, and inherit no more.
         given = [m.scope for m in _given(module) if m.scope and m.scope.root is scope.root]
         for unmarked in (scope.root, scope, *given):
-            if self._flag not in unmarked.flags:
-                unmarked.flags = flax.core.freeze({**unmarked.flags, self._flag: mark})
+            if flag not in unmarked.flags:
+                unmarked.flags = flax.core.freeze({**unmarked.flags, flag: mark})
         return mark
 
     def _initializers(self, call: int, module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -135,11 +115,11 @@ class Watch:
             attribute = _attribute_for(module, name)
             if attribute is None or not _is_settable(module, attribute):
                 continue
-            source, current = Source(call, (*path, name)), getattr(module, attribute)
+            param, current = _Param(call, (*path, name)), getattr(module, attribute)
             if isinstance(current, _Replacement) and current.watch is self:
                 current = current.original
             if callable(current):
-                yield attribute, _Replacement(self, source, self._targets[source], current)
+                yield attribute, _Replacement(self, param, current)
 
     def _param(
         self,
@@ -155,59 +135,51 @@ class Watch:
         scope = _scope(module)
         if scope.has_variable("params", name):
             return original(name, init_fn, *args, **kwargs)
-        source = Source(call, (*scope.path, name))
-        self.seen[source] = None
-        if source in self._targets:
-            init_fn = self._replaced(module, source, init_fn)
-        outer, self.active = self.active, source
+        param = _Param(call, (*scope.path, name))
+        if param in self.run.targets:
+            init_fn = self._replaced(module, param, init_fn)
+        outer, self.active = self.active, param
         try:
-            return original(name, init_fn, *args, **kwargs)
+            return original(name, self._marking(param, init_fn), *args, **kwargs)
         finally:
             self.active = outer
 
+    def _marking(self, param: _Param, init_fn: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self.run.marked(param, init_fn(*args, **kwargs))
+
     def _replaced(
-        self, module: nn.Module, source: Source, init_fn: Callable[..., Any]
+        self, module: nn.Module, param: _Param, init_fn: Callable[..., Any]
     ) -> Callable[..., Any]:
         """What makes a target where its module's attribute could not be exchanged beforehand."""
-        attribute = _attribute_for(module, source.path[-1])
+        attribute = _attribute_for(module, param.path[-1])
         if attribute is None:
             return init_fn
         current = getattr(module, attribute)
         # None is the convention for a default inside of the module, which is `init_fn` here.
         if current is None or (init_fn == current and not isinstance(current, _Replacement)):
-            return _Replacement(self, source, self._targets[source], init_fn)
+            return _Replacement(self, param, init_fn)
         return init_fn
 
 
 class _Replacement:
     """Stands for a module's initializer, and is the rule's while the module makes the target."""
 
-    def __init__(self, watch: Watch, source: Source, target: Target, original: Callable[..., Any]):
-        self.watch, self.source = watch, source
-        self.target, self.original = target, original
+    def __init__(self, watch: _Watch, param: _Param, original: Callable[..., Any]):
+        self.watch, self.param, self.original = watch, param, original
 
     @property
     def is_wanted(self) -> bool:
         """Whether the param that is being made is the target."""
-        return self.watch.active == self.source
+        return self.watch.active == self.param
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.is_wanted:  # the module also uses its initializer elsewhere
             return self.original(*args, **kwargs)
         if isinstance(self.original, _Replacement) and self.original.is_wanted:
-            self.watch.reached.add(self.source)  # rules around rules have the last word
+            self.watch.run.reached.add(self.param)  # rules around rules have the last word
             return self.original(*args, **kwargs)
-        # Abstractly: what counts is the box, and the dtype that the leaf has.
-        made = jax.eval_shape(functools.partial(self.original, *args, **kwargs))
-        leaves, treedef = jax.tree.flatten(made)
-        if len(leaves) != 1:
-            return self.original(*args, **kwargs)
-        self.watch.reached.add(self.source)
-        if len(args) == 1 and not kwargs:
-            args = (*args, leaves[0].shape, leaves[0].dtype)
-        path, rule = self.target
-        with noted(note(path, rule)):
-            return treedef.unflatten([checked_as(rule.init(*args, **kwargs), leaves[0], rule.init)])
+        made = self.watch.run.made_by_rule(self.param, self.original, args, kwargs)
+        return self.original(*args, **kwargs) if made is None else made
 
 
 def _scope(module: nn.Module) -> flax.core.Scope:

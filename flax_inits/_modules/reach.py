@@ -1,22 +1,23 @@
-"""Rules that reach into the model: a Linen module itself calls the rule's initializer."""
+"""Rules that reach into the model: a module itself calls the rule's initializer."""
 
-import collections
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-from ..._base import bits
-from ..._base.bits import is_key_dtype
-from ..._base.errors import noted
-from ..._base.types import Key, Path, PyTree, Rules
-from ..._tree.forms import describe
-from ..._tree.leaves import check_leaf
-from ..._tree.paths import flatten, show
-from ..._tree.rules import Rule, assign, by_path, is_where, no_initializers, note, parsed
-from .tracing import of_arrays
-from .watch import Source, Target, Watch
+from .._base import bits
+from .._base.bits import is_key_dtype
+from .._base.errors import noted
+from .._base.types import Key, Path, PyTree, Rules
+from .._tree.forms import describe
+from .._tree.leaves import check_leaf
+from .._tree.paths import flatten, show
+from .._tree.rules import Rule, assign, by_path, is_where, no_initializers, note, parsed
+from .arguments import of_arrays
+from .linen.watch import watching
+from .run import Run, Source, Target
 
 THROUGH = "rule, through the module"
 """How a leaf is made for which a module called the rule's initializer."""
@@ -58,14 +59,15 @@ class _Survey(NamedTuple):
 
     paths: list[Path]
     chosen: dict[int, Rule]
-    sources: dict[int, list[Source]]
+    sources: list[list[Source]]
+    """What each leaf is the value of."""
 
     @property
     def targets(self) -> dict[Source, Target]:
         """The rule of each param that becomes a chosen leaf; the first if copies disagree."""
         found: dict[Source, Target] = {}
         for i, rule in self.chosen.items():
-            for source in self.sources.get(i, ()):
+            for source in self.sources[i]:
                 found.setdefault(source, Target(self.paths[i], rule))
         return found
 
@@ -84,102 +86,50 @@ class WithRules:
         """The same, and how each chosen leaf was made: `THROUGH` or `STORED`."""
         survey = self._survey(args, kwargs)
         targets = survey.targets
-        watch = Watch(targets)
-        with watch.on():
+        run = Run(targets)
+        with _watched(run):
             tree = self._fun(*args, **kwargs)
         paths, leaves, treedef = flatten(tree)
         if paths != survey.paths:
             raise ValueError(_other_tree(survey.paths, paths))
         how: dict[Path, str] = {}
         for i, rule in survey.chosen.items():
-            own = [s for s in survey.sources.get(i, ()) if targets[s].rule is rule]
-            how[paths[i]] = STORED if watch.reached.isdisjoint(own) else THROUGH
+            own = [s for s in survey.sources[i] if targets[s].rule is rule]
+            how[paths[i]] = STORED if run.reached.isdisjoint(own) else THROUGH
             if how[paths[i]] == STORED:
                 key = _key(args, kwargs, paths[i], rule)
                 leaves[i] = by_path(key, paths[i], leaves[i], rule)
         return treedef.unflatten(leaves), how
 
     def _survey(self, args: tuple, kwargs: dict[str, Any]) -> _Survey:
-        sources: dict[int, list[Source]] = {}
-
-        def run(*args: Any, **kwargs: Any) -> PyTree:
-            watch = Watch({})
-            with watch.on():
-                tree = self._fun(*args, **kwargs)
-            sources.update(_sources(tree, watch))
-            return tree
-
-        shape = jax.eval_shape(*of_arrays(run, args, kwargs))
+        run = Run()
+        fun, arrays = of_arrays(self._fun, args, kwargs)
+        with _watched(run):
+            closed, shape = jax.make_jaxpr(fun, return_shape=True)(arrays)
         paths, leaves, _ = flatten(shape)
         chosen = self._choose(paths, leaves, shape)
         for i, rule in chosen.items():
             check_leaf(paths[i], leaves[i], f"The rule for {describe(rule.where)}")
+        sources = run.sources(closed.jaxpr)
+        if not all(sources[i] for i in chosen):
+            _add_derived(sources, paths, run.sources(closed.jaxpr, derived=True))
         return _Survey(paths, chosen, sources)
 
 
-def _sources(tree: PyTree, watch: Watch) -> dict[int, list[Source]]:
-    """The params that the leaves of a tree are, as far as modules made them.
-
-    Most leaves are the very arrays that a module's scope holds. The others (under `vmap`, out of
-    an inner `jit`, cast) are told by their paths.
-    """
-    paths, leaves, _ = flatten(tree)
-    known: dict[int, list[Source]] = collections.defaultdict(list)
-    for source, value in watch.values():
-        known[id(value)].append(source)
-    found = {
-        i: _nearest(paths[i], known[id(leaf)]) for i, leaf in enumerate(leaves) if id(leaf) in known
-    }
-    rest = {path: i for i, path in enumerate(paths) if i not in found}
-    missed: dict[int, set[Path]] = collections.defaultdict(set)
-    for source in watch.seen.keys() - {source for sources in found.values() for source in sources}:
-        missed[source.call].add(source.path)
-    for call, params in missed.items():
-        for leaf, param in _aligned(params, set(rest)).items():
-            found.setdefault(rest[leaf], []).append(Source(call, param))
-    return found
+@contextlib.contextmanager
+def _watched(run: Run) -> Iterator[None]:
+    """Lets the modules of every system tell `run` what they make, in this thread."""
+    with run.distinct(), watching(run):
+        yield
 
 
-def _nearest(path: Path, sources: list[Source]) -> list[Source]:
-    """Of params that are one array (a shared constant), the one whose path is most like this."""
-    alike = [_common(path, source.path) for source in sources]
-    best = max(alike)
-    return [sources[alike.index(best)]] if alike.count(best) == 1 else []
-
-
-def _common(one: Path, other: Path) -> int:
-    """How many of their last segments two paths share."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _aligned(params: set[Path], leaves: set[Path]) -> dict[Path, Path]:
-    """Leaf -> param, if the leaves are the params below one prefix, or some of them without one.
-
-    Of several prefixes the one whose leaves are the params most exactly, then the shortest; none
-    if that leaves two, as for two models of one structure.
-    """
-    votes: dict[tuple[Path, Path], dict[Path, Path]] = collections.defaultdict(dict)
-    for leaf in leaves:
-        for cut in range(len(leaf)):
-            if leaf[cut:] in params:
-                votes[leaf[:cut], ()][leaf] = leaf[cut:]
-    for param in params:
-        for cut in range(1, len(param)):
-            if param[cut:] in leaves:
-                votes[(), param[:cut]][param[cut:]] = param
-
-    def rank(prefixes: tuple[Path, Path]) -> tuple[float, int]:
-        outer, inner = prefixes
-        matched = len(votes[prefixes])
-        below = sum(leaf[: len(outer)] == outer for leaf in leaves)
-        below += sum(param[: len(inner)] == inner for param in params)
-        return matched / (below - matched), -len(outer) - len(inner)
-
-    ranked = sorted(votes, key=rank)
-    if not ranked or (len(ranked) > 1 and rank(ranked[-1]) == rank(ranked[-2])):
-        return {}
-    return votes[ranked[-1]]
+def _add_derived(
+    sources: list[list[Source]], paths: Sequence[Path], derived: Sequence[list[Source]]
+) -> None:
+    """Adds the source of a leaf that its module changed before it kept it (`nn.SpectralNorm`)."""
+    for own, path, others in zip(sources, paths, derived, strict=True):
+        if not own and len(others) == 1 and path[-1:] == (others[0].param,):
+            own.append(others[0])
 
 
 def _key(args: tuple, kwargs: Mapping[str, Any], path: Path, rule: Rule) -> Key:

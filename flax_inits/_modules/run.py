@@ -1,0 +1,93 @@
+"""One run of a function whose modules make params by initializers of their own."""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from .._base.errors import noted
+from .._base.types import Array, Path, PyTree
+from .._tree.casting import checked_as
+from .._tree.rules import Rule, note
+from .marks import mark, marks_of
+
+
+class Source(Protocol):
+    """A call of a module's initializer, told apart from all others: equal in each run."""
+
+    @property
+    def param(self) -> str:
+        """The last segment of the path that a module gives what it makes."""
+        ...
+
+
+_fresh = itertools.count()
+_context = jax.make_user_context(default_value=None)
+"""Belongs to the key of all of JAX's caches: a trace that is kept would run no module."""
+
+
+class Target(NamedTuple):
+    """The output leaf that a param becomes, and the rule that the leaf has."""
+
+    path: Path
+    rule: Rule
+
+
+class Run:
+    """One run of a function: a survey that marks what modules make, or one with `targets`.
+
+    Each module system tells the run of every call of an initializer. What the call makes goes
+    through `marked`; where its source is a target, `made_by_rule` takes its place.
+    """
+
+    def __init__(self, targets: Mapping[Source, Target] | None = None):
+        self.is_survey = targets is None
+        self.targets = targets or {}
+        self.reached: set[Source] = set()
+        """Targets that a module made by the rule's initializer."""
+        self.token = f"flax_inits run {next(_fresh)}"
+        """No other run has it."""
+        self._sources: list[Source] = []
+
+    @contextlib.contextmanager
+    def distinct(self) -> Iterator[None]:
+        """While it lasts, JAX finds no trace that was kept before."""
+        with _context(self.token):
+            yield
+
+    def marked(self, source: Source, value: PyTree) -> PyTree:
+        """`value`; in a survey it can be found in what the function returns."""
+        if not self.is_survey:
+            return value
+        self._sources.append(source)
+        return mark(value, self.token, len(self._sources) - 1)
+
+    def sources(self, jaxpr: Any, derived: bool = False) -> list[list[Source]]:
+        """For each output of the traced function, the sources that it is the value of.
+
+        With `derived`, all from which it is computed.
+        """
+        return [
+            list(dict.fromkeys(self._sources[number] for number in sorted(marks)))
+            for marks in marks_of(jaxpr, self.token, derived=derived)
+        ]
+
+    def made_by_rule(
+        self, source: Source, original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+    ) -> PyTree | None:
+        """What `original` makes, with the values of the target's rule; None if it is no array."""
+        # Abstractly: what counts is the box, and the dtype that the leaf has.
+        made = jax.eval_shape(functools.partial(original, *args, **kwargs))
+        leaves, treedef = jax.tree.flatten(made)
+        if len(leaves) != 1:
+            return None
+        self.reached.add(source)
+        if len(args) == 1 and not kwargs:
+            args = (*args, leaves[0].shape, leaves[0].dtype)
+        path, rule = self.targets[source]
+        with noted(note(path, rule)):
+            array: Array = checked_as(rule.init(*args, **kwargs), leaves[0], rule.init)
+        return treedef.unflatten([array])
