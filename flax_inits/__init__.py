@@ -19,7 +19,8 @@ from ._base.bits import fused_key as fused_key
 # Which leaves: names and selections.
 from ._tree.paths import paths as paths
 from ._tree.selection import select as select
-from ._tree.selection import all_but as all_but
+from ._tree.resolve import all_but as all_but
+from ._tree.parts import at as at
 from ._modules.linen.of_type import of_type as of_type
 
 # General initializers.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -18,18 +18,20 @@ from .._modules.reach import WithRules
 from .._tree.casting import can_cast, cast
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, dtype_of
+from .._tree.misses import nothing_selected
+from .._tree.parts import Part, spliced
 from .._tree.paths import flatten, show
 from .._tree.places import free, laid_out, place_of
+from .._tree.resolve import resolve_parts
 from .._tree.rules import (
     Rule,
-    assign,
+    assign_parts,
     by_path,
     elsewhere_hint,
     is_where,
     no_initializers,
     parsed,
 )
-from .._tree.selection import nothing_selected, resolve
 from .draw import RuledLeaf, draw
 from .replicas import check_replicas
 
@@ -58,7 +60,7 @@ def reinit(
             boxes. Leaves may be abstract (`jax.ShapeDtypeStruct`, with or without a sharding).
         rules: a mapping from `where` to initializer, or a list of such pairs; the first match
             wins. Or a single `where` (see `select`; `"**"` is everything), and then `init_fn`
-            makes the values.
+            makes the values. `at` selects parts of leaves.
         init_fn: `key -> tree` with the selected paths in it, such as
             `lambda key: model.init(key, x)["params"]`.
         donate: free the buffers of the replaced leaves, except those that a kept leaf shares.
@@ -83,17 +85,32 @@ def reinit(
     >>> new["body"]["bias"] is params["body"]["bias"]
     True
     """
+    return renewed(key, params, rules, init_fn, donate, allow_unmatched)[0]
+
+
+def renewed(
+    key: Key,
+    params: PyTree,
+    rules: Rules | Where,
+    init_fn: Callable[[Key], PyTree] | None = None,
+    donate: bool = False,
+    allow_unmatched: bool = False,
+) -> tuple[PyTree, dict[int, Part | None]]:
+    """What `reinit` returns, and the leaves that are new: in part, or whole, which is None."""
     bits.check_key(key)
     tree = _Tree(params, *flatten(params)[:2])
     if init_fn is None:
-        new = _by_rules(key, tree, rules, allow_unmatched)
+        new, parts = _by_rules(key, tree, rules, allow_unmatched)
     else:
-        new = _by_init_fn(key, tree, rules, init_fn, allow_unmatched)
+        new, parts = _by_init_fn(key, tree, rules, init_fn, allow_unmatched)
+    for i, part in parts.items():
+        new[i] = spliced(tree.leaves[i], new[i], part)
     kept = [leaf for i, leaf in enumerate(tree.leaves) if i not in new]
     if donate:
         free((tree.leaves[i] for i in new), (*kept, *new.values()))
     treedef = jax.tree.structure(params)
-    return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(tree.leaves)])
+    leaves = [new.get(i, leaf) for i, leaf in enumerate(tree.leaves)]
+    return treedef.unflatten(leaves), {i: parts.get(i) for i in sorted(new)}
 
 
 class _Tree(NamedTuple):
@@ -104,14 +121,14 @@ class _Tree(NamedTuple):
     leaves: list[Any]
 
 
-def _by_rules(
-    key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
-) -> dict[int, Array]:
+_New: TypeAlias = tuple[dict[int, Array], dict[int, Part]]
+"""The values of new leaves, each as a whole, and the part of a leaf that they are for."""
+
+
+def _by_rules(key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool) -> _New:
     if is_where(rules):
         raise TypeError(no_initializers(rules))
-    chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
-    for i, rule in chosen.items():
-        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+    chosen, parts = _assigned(tree, rules, allow_unmatched)
     if not tracing() and not isinstance(key, Tracer):
         ruled_leaves = {}
         for i, rule in chosen.items():
@@ -119,12 +136,24 @@ def _by_rules(
             ruled_leaves[i] = RuledLeaf(path, leaf, rule, place_of(path, leaf))
         with contextlib.suppress(Inline):
             new = draw(key, ruled_leaves)
-            check_replicas(tree.paths, tree.leaves, chosen, new)
-            return new
+            check_replicas(tree.paths, tree.leaves, chosen, new, parts)
+            return new, parts
     return {
         i: laid_out(by_path(key, tree.paths[i], tree.leaves[i], rule), tree.leaves[i])
         for i, rule in chosen.items()
-    }
+    }, parts
+
+
+def _assigned(
+    tree: _Tree, rules: Rules, allow_unmatched: bool
+) -> tuple[dict[int, Rule], dict[int, Part]]:
+    """The rule of each chosen leaf, which an initializer can make, and what is taken in part."""
+    chosen, parts = assign_parts(
+        parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched
+    )
+    for i, rule in chosen.items():
+        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+    return chosen, parts
 
 
 def _by_init_fn(
@@ -133,51 +162,51 @@ def _by_init_fn(
     rules: Rules | Where,
     init_fn: Callable[[Key], PyTree],
     allow_unmatched: bool,
-) -> dict[int, Array]:
+) -> _New:
     """The chosen leaves of `init_fn(key)`; nothing else of it is computed."""
     if not callable(init_fn):
         raise TypeError(f"init_fn must be a callable key -> tree, got {init_fn!r}.")
     # () is the path of a tree of one leaf; without init_fn it is no rules.
     if is_where(rules) or (isinstance(rules, tuple) and not rules):
-        chosen = _chosen(tree, rules, allow_unmatched)
+        found = _chosen(tree, rules, allow_unmatched)
+        parts = {i: part for i, part in found.items() if part is not None}
     else:
-        chosen, init_fn = _through_model(tree, rules, init_fn, allow_unmatched)
+        found, parts = _assigned(tree, rules, allow_unmatched)
+        init_fn = _through_model(tree, found, init_fn)
+    chosen = list(found)
 
     def values(key: Key) -> list[Array]:
-        found = dict(zip(*flatten(init_fn(key))[:2], strict=True))
-        return [_picked(found, tree.paths[i], tree.leaves[i]) for i in chosen]
+        made = dict(zip(*flatten(init_fn(key))[:2], strict=True))
+        return [_picked(made, tree.paths[i], tree.leaves[i]) for i in chosen]
 
     if not tracing() and not isinstance(key, Tracer):
         places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
         with contextlib.suppress(Inline):
             made = compute(values, key, dict(enumerate(places)))
-            return {i: made[place] for place, i in enumerate(chosen)}
-    return {i: laid_out(v, tree.leaves[i]) for i, v in zip(chosen, values(key), strict=True)}
+            return {i: made[place] for place, i in enumerate(chosen)}, parts
+    laid = [laid_out(v, tree.leaves[i]) for i, v in zip(chosen, values(key), strict=True)]
+    return dict(zip(chosen, laid, strict=True)), parts
 
 
-def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> list[int]:
-    uses, unmatched = resolve(where, tree.paths, tree.leaves, tree.whole)
-    if unmatched and not (allow_unmatched and any(uses)):
+def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> dict[int, Part | None]:
+    found, unmatched = resolve_parts(where, tree.paths, tree.leaves, tree.whole)
+    if unmatched and not (allow_unmatched and found):
         raise nothing_selected(unmatched[0], tree.paths, tree.whole)
-    chosen = [i for i, use in enumerate(uses) if use]
-    for i in chosen:
+    for i in found:
         check_usable(tree.paths[i], tree.leaves[i], describe(where))
-    return chosen
+    return found
 
 
 def _through_model(
-    tree: _Tree, rules: Rules, init_fn: Callable[[Key], PyTree], allow_unmatched: bool
-) -> tuple[list[int], Callable[[Key], PyTree]]:
-    """Rules that the model itself applies, with the shapes and keys that it initializes."""
-    chosen = assign(parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched)
-    for i, rule in chosen.items():
-        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+    tree: _Tree, chosen: Mapping[int, Rule], init_fn: Callable[[Key], PyTree]
+) -> Callable[[Key], PyTree]:
+    """`init_fn` whose model itself applies the rules, with the shapes and keys that it has."""
     by_path = {tree.paths[i]: rule for i, rule in chosen.items()}
 
     def choose(paths: Sequence[Path], leaves: Any, whole: PyTree) -> dict[int, Rule]:
         return {i: by_path[path] for i, path in enumerate(paths) if path in by_path}
 
-    return list(chosen), WithRules(init_fn, choose)
+    return WithRules(init_fn, choose)
 
 
 def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:

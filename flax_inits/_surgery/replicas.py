@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from .._base.types import Array, Path
 from .._tree.forms import describe
 from .._tree.leaves import is_concrete
+from .._tree.parts import Part
 from .._tree.paths import show
 from .._tree.rules import Rule
 
@@ -20,11 +21,18 @@ def check_replicas(
     leaves: Sequence[Any],
     rules: Mapping[int, Rule],
     new: Mapping[int, Array],
+    parts: Mapping[int, Part],
 ) -> None:
     """Raises if leaves that were equal on all devices of `pmap` would no longer be."""
     if not any(_per_device(leaves[i]) for i in rules) or not _are_replicas(leaves):
         return
     for i, rule in rules.items():
+        if i in parts and parts[i].axis == 0:
+            raise ValueError(
+                f"{describe(rule.where)} takes some of the copies of {show(paths[i])!r} that pmap "
+                "holds, one for each device, so that they would differ: axis 0 is the one over "
+                "devices; count it in, and give the axis that you mean."
+            )
         if not (_draws_slices(rule.init) or _equal_on_all(new[i])):
             raise ValueError(
                 f"{show(paths[i])!r} holds one copy for each device of pmap, which the rule for "

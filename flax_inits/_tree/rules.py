@@ -11,8 +11,10 @@ from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .casting import checked_as
 from .forms import describe, is_literal, is_mask
 from .leaves import dtype_of
+from .misses import nothing_selected
+from .parts import Part, refuse_parts
 from .paths import path_hash, show
-from .selection import nothing_selected, resolve
+from .resolve import check_alone, resolve_parts
 
 
 class Rule(NamedTuple):
@@ -89,17 +91,37 @@ def assign(
     allow_unmatched: bool = False,
 ) -> dict[int, Rule]:
     """The rule that each leaf gets, by the leaf's position."""
-    winners: dict[int, int] = {}
-    for number, rule in enumerate(rules):
-        chosen, unmatched = resolve(rule.where, paths, leaves, tree)
+    for rule in rules:
+        refuse_parts(rule.where)
+    return assign_parts(rules, paths, leaves, tree, allow_unmatched)[0]
+
+
+def assign_parts(
+    rules: Sequence[Rule],
+    paths: Sequence[Path],
+    leaves: Sequence[Any],
+    tree: PyTree,
+    allow_unmatched: bool = False,
+) -> tuple[dict[int, Rule], dict[int, Part]]:
+    """The same, and for each leaf of which a rule takes a part, this part."""
+    takers: dict[int, list[tuple[Rule, Part | None]]] = {}
+    idle: list[Where] = []
+    for rule in rules:
+        found, unmatched = resolve_parts(rule.where, paths, leaves, tree)
         if unmatched and not allow_unmatched:
             raise nothing_selected(unmatched[0], paths, tree)
-        won = [i for i, use in enumerate(chosen) if use and winners.setdefault(i, number) == number]
-        if not won and not allow_unmatched:
-            raise _shadowed(rule, [rules[winners[i]] for i, use in enumerate(chosen) if use])
-    if not winners:
-        raise nothing_selected([rule.where for rule in rules], paths, tree)
-    return {i: rules[number] for i, number in sorted(winners.items())}
+        idle += unmatched
+        for i, part in found.items():
+            takers.setdefault(i, []).append((rule, part))
+        if not any(takers[i][0][0] is rule for i in found) and not allow_unmatched:
+            raise _shadowed(rule, [takers[i][0][0] for i in found])
+    if not takers:
+        raise nothing_selected(idle[0], paths, tree)
+    for i, of_leaf in takers.items():
+        check_alone(paths[i], [rule.where for rule, _ in of_leaf], [part for _, part in of_leaf])
+    won = {i: of_leaf[0] for i, of_leaf in sorted(takers.items())}
+    parts = {i: part for i, (_, part) in won.items() if part is not None}
+    return {i: rule for i, (rule, _) in won.items()}, parts
 
 
 def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:

@@ -12,7 +12,8 @@ import pytest
 
 from flax_inits._modules.linen.of_type import of_type
 from flax_inits._tree.paths import paths, show
-from flax_inits._tree.selection import resolve, select
+from flax_inits._tree.resolve import resolve
+from flax_inits._tree.selection import select
 
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)
 

@@ -99,7 +99,7 @@ def test_folders_import_from_lower_floors():
 
 def test_imports_are_seen():
     assert {"_base.bits", "_base.types"} <= own_imports("initializers._build.configured")
-    assert {"_base.errors", "_base.types"} <= own_imports("_tree.selection")
+    assert {"_base.errors", "_base.types"} <= own_imports("_tree.misses")
 
 
 def test_no_import_cycle():

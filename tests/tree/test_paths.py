@@ -24,8 +24,10 @@ from hypothesis import strategies as st
 
 import flax_inits
 from flax_inits._tree.forms import describe
+from flax_inits._tree.misses import nothing_selected
 from flax_inits._tree.paths import flatten, path_hash, paths, show
-from flax_inits._tree.selection import all_but, nothing_selected, resolve, select
+from flax_inits._tree.resolve import all_but, resolve
+from flax_inits._tree.selection import select
 
 PARAMS = {
     "Dense_1": {"bias": 0, "kernel": 1},
