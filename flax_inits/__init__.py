@@ -21,6 +21,7 @@ from ._tree.paths import paths as paths
 from ._tree.selection import select as select
 from ._tree.resolve import all_but as all_but
 from ._tree.parts import at as at
+from ._tree.labels import labels as labels
 from ._modules.linen.of_type import of_type as of_type
 
 # General initializers.
