@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
@@ -61,3 +62,11 @@ def noted(note: str) -> Iterator[None]:
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
+
+
+def outside() -> int:
+    """The stacklevel, for a warning of the caller, of the first frame outside of this package."""
+    frame, level = inspect.currentframe(), 0
+    while frame and frame.f_globals.get("__name__", "").split(".")[0] == "flax_inits":
+        frame, level = frame.f_back, level + 1
+    return level

@@ -48,9 +48,10 @@ def jit_init(
         fun: any function of PRNG keys and arrays: a Linen `model.init` or `init_with_output`,
             `lambda key: nnx.split(Model(rngs=nnx.Rngs(key)))[1]`, a Haiku or plain JAX function.
         rules: where -> initializer, as in `reinit`. Paths start at the root of what `fun` returns
-            (`"params/head"`). A Linen module that made the leaf with an attribute `<name>_init`
-            calls the rule's initializer itself, with the shape and key that it would have used;
-            any other leaf gets it at its stored shape, with the key of `reinit`.
+            (`"params/head"`). A module that made the leaf with an attribute `<name>_init`, or an
+            NNX module with an argument of such a name, calls the rule's initializer itself, with
+            the shape and key that it would have used; any other leaf gets it at its stored shape,
+            with the key of `reinit`.
         out_shardings: a tree of shardings, or a prefix of one, or a function from the abstract
             output to one, such as `lambda tree: nn.get_sharding(tree, mesh)`. Each leaf is created
             on its devices. What None leaves open is made where `jax.jit` would make it: replicated

@@ -2,21 +2,34 @@
 
 import contextlib
 import functools
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 
 from .._base import bits
 from .._base.bits import is_key_dtype
-from .._base.errors import noted
+from .._base.errors import listed, noted, outside
 from .._base.types import Key, Path, PyTree, Rules
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf
 from .._tree.paths import flatten, show
-from .._tree.rules import Rule, assign, by_path, is_where, no_initializers, note, parsed
+from .._tree.rules import (
+    Rule,
+    assign,
+    by_path,
+    draws_slices,
+    is_where,
+    no_initializers,
+    note,
+    parsed,
+)
 from .arguments import of_arrays
-from .linen.watch import watching
+from .linen import watch as linen
+from .nnx import watch as nnx
 from .run import Run, Source, Target
 
 THROUGH = "rule, through the module"
@@ -32,11 +45,12 @@ Choose: TypeAlias = Callable[[Sequence[Path], Sequence[Any], PyTree], dict[int, 
 def with_rules(fun: Callable[..., PyTree], rules: Rules) -> "WithRules":
     """`fun` with the leaves that `rules` choose made by the rules' initializers.
 
-    A leaf that a Linen module makes with an attribute `<name>_init` is what `fun` makes with a
-    model that was built with the rule's initializer there, in the box of the module's own
-    initializer. What `fun` derives from such a leaf follows. Any other chosen leaf is
-    `init(fold_in(key, h), shape, dtype)` as in `reinit`, where `key` is the first PRNG key among
-    the arguments, or the "params" entry if the first argument that holds keys is a dict of rngs.
+    A leaf that a Linen module makes with an attribute `<name>_init`, or an NNX module with an
+    argument of such a name, is what `fun` makes with a model that was built with the rule's
+    initializer there, in the box of the module's own initializer. What `fun` derives from such a
+    leaf follows. Any other chosen leaf is `init(fold_in(key, h), shape, dtype)` as in `reinit`,
+    where `key` is the first PRNG key among the arguments, or the one for "params" if the first
+    argument that holds keys is a dict of rngs or an `nnx.Rngs`.
 
     Args:
         fun: makes a tree; traceable.
@@ -99,6 +113,9 @@ class WithRules:
             if how[paths[i]] == STORED:
                 key = _key(args, kwargs, paths[i], rule)
                 leaves[i] = by_path(key, paths[i], leaves[i], rule)
+        if not run.keeps_shapes:
+            stored = {i: r for i, r in survey.chosen.items() if how[paths[i]] == STORED}
+            _warn_of_stacks(paths, leaves, stored)
         return treedef.unflatten(leaves), how
 
     def _survey(self, args: tuple, kwargs: dict[str, Any]) -> _Survey:
@@ -119,7 +136,11 @@ class WithRules:
 @contextlib.contextmanager
 def _watched(run: Run) -> Iterator[None]:
     """Lets the modules of every system tell `run` what they make, in this thread."""
-    with run.distinct(), watching(run):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.distinct())
+        stack.enter_context(linen.watching(run))
+        if "flax.nnx" in sys.modules:  # which is slow to import, and of use to its users alone
+            stack.enter_context(nnx.watching(run))
         yield
 
 
@@ -136,10 +157,12 @@ def _key(args: tuple, kwargs: Mapping[str, Any], path: Path, rule: Rule) -> Key:
     """The key from which leaves at their stored shape draw."""
     with noted(note(path, rule)):
         for argument in (*args, *kwargs.values()):
-            keys = [leaf for leaf in jax.tree.leaves(argument) if _is_key(leaf)]
+            names, leaves, _ = flatten(argument)
+            keys = {name: leaf for name, leaf in zip(names, leaves, strict=True) if _is_key(leaf)}
             if keys:
-                params = argument.get("params") if isinstance(argument, Mapping) else None
-                key: Any = params if _is_key(params) else keys[0]
+                # As Linen's rngs and NNX's streams name them; what nnx.Rngs lacks is "default".
+                streams = (key for s in _STREAMS for name, key in keys.items() if s in name)
+                key = next(streams, next(iter(keys.values())))
                 bits.check_key(key)
                 return key
         raise ValueError(
@@ -147,6 +170,9 @@ def _key(args: tuple, kwargs: Mapping[str, Any], path: Path, rule: Rule) -> Key:
             "stored shape from a key among the arguments, but no argument is or holds a PRNG key. "
             "Pass the key as an argument, such as jax.random.key(0)."
         )
+
+
+_STREAMS = ("params", "default")
 
 
 def _is_key(value: Any) -> bool:
@@ -157,6 +183,25 @@ def _is_key(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _warn_of_stacks(
+    paths: Sequence[Path], leaves: Sequence[Any], stored: Mapping[int, Rule]
+) -> None:
+    """Warns of leaves whose first axes may be a stack, which changes what an initializer makes."""
+    doubtful = [
+        show(paths[i])
+        for i, rule in stored.items()
+        if np.ndim(leaves[i]) > 2 and not draws_slices(rule.init)
+    ]
+    if doubtful:
+        warnings.warn(
+            f"No argument such as kernel_init of a module made {listed(doubtful)}, so the rule's "
+            "initializer was called with the stored shape, of three axes or more, and has taken it "
+            "for a convolution's. Where it is a stack of layers, write stacked(initializer); else "
+            "let the module take its initializer as an argument.",
+            stacklevel=outside(),
+        )
 
 
 def _other_tree(before: Sequence[Path], after: Sequence[Path]) -> str:

@@ -48,6 +48,8 @@ class Run:
         self.targets = targets or {}
         self.reached: set[Source] = set()
         """Targets that a module made by the rule's initializer."""
+        self.keeps_shapes = True
+        """Whether nothing hints that leaves are stacked which no initializer of a module made."""
         self.token = f"flax_inits run {next(_fresh)}"
         """No other run has it."""
         self._sources: list[Source] = []

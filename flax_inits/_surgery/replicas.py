@@ -13,7 +13,7 @@ from .._tree.forms import describe
 from .._tree.leaves import is_concrete
 from .._tree.parts import Part
 from .._tree.paths import show
-from .._tree.rules import Rule
+from .._tree.rules import Rule, draws_slices
 
 
 def check_replicas(
@@ -33,7 +33,7 @@ def check_replicas(
                 "holds, one for each device, so that they would differ: axis 0 is the one over "
                 "devices; count it in, and give the axis that you mean."
             )
-        if not (_draws_slices(rule.init) or _equal_on_all(new[i])):
+        if not (draws_slices(rule.init) or _equal_on_all(new[i])):
             raise ValueError(
                 f"{show(paths[i])!r} holds one copy for each device of pmap, which the rule for "
                 f"{describe(rule.where)} would make differ (and with the fans of the whole stack). "
@@ -87,8 +87,3 @@ def _equal_on_all(array: Array) -> bool:
 def _is_constant(array: Array) -> bool:
     values = next(_slices(array)).reshape(-1)
     return not values.size or bool(np.all(values == values[0]))
-
-
-def _draws_slices(init: Any) -> bool:
-    """Whether an initializer is `stacked(...)`, or made of it: this layer knows no factories."""
-    return getattr(getattr(init, "draw", None), "sliced", False)

@@ -144,6 +144,11 @@ def by_path(key: Key, path: Path, leaf: Any, rule: Rule) -> Array:
         return checked_as(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
 
 
+def draws_slices(init: Any) -> bool:
+    """Whether an initializer is `stacked(...)`, or made of it: this layer knows no factories."""
+    return getattr(getattr(init, "draw", None), "sliced", False)
+
+
 def elsewhere_hint(found: Mapping[Path, Any], path: Path) -> str:
     """A sentence on where else a tree may have the leaf that it lacks at `path`."""
     outer = next((other[0] for other in found if other[1:] == path), None)

@@ -1,1 +1,5 @@
-"""What only NNX knows. `flax.nnx` is imported where an NNX object is met, never before."""
+"""What only NNX knows: modules that make their variables, watched; modules of a class; ties.
+
+`flax.nnx` is imported where an object of it is met, never before. Start with `watch`: it lets a
+module's own code call a rule's initializer; `hook` is what it knows of Flax's internals.
+"""

@@ -1,0 +1,109 @@
+"""Seeing the `__init__` of every NNX module that is constructed, and changing its arguments.
+
+Flax has no public way to do so. While it is needed, the metaclass of `nnx.Pytree` has a `__call__`
+that learns of each class, and each `__init__` of such a class asks whoever watches in its thread.
+All is put back when the last watch ends. Where a version of Flax constructs its modules otherwise,
+nothing is seen, and rules find leaves at their stored shapes.
+"""
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+Handler: TypeAlias = Callable[["Construction", tuple, dict[str, Any]], None]
+"""Runs an `__init__` with the arguments that it was given, the module first, or with others."""
+
+
+class Construction(NamedTuple):
+    """One run of an `__init__`: what runs it, its signature, and an object that no other has."""
+
+    run: Callable[..., None]
+    signature: inspect.Signature
+    token: object
+
+
+_handlers: contextvars.ContextVar[tuple[Handler, ...]] = contextvars.ContextVar("_handlers")
+_lock = threading.Lock()
+_watches = 0
+_exchanged: list[tuple[type, str, Any, Any]] = []
+"""Classes with the name of an attribute, what it is now, and what it was (None: inherited)."""
+
+
+@contextlib.contextmanager
+def constructions(handler: Handler) -> Iterator[None]:
+    """Lets `handler` call every `__init__` of an NNX module in this block, in this thread.
+
+    Of several handlers the one of the innermost block is asked first, and calls the next.
+    """
+    global _watches
+    with _lock:
+        if not _watches:
+            _hook_metaclass()
+        _watches += 1
+    token = _handlers.set((*_handlers.get(()), handler))
+    try:
+        yield
+    finally:
+        _handlers.reset(token)
+        with _lock:
+            _watches -= 1
+            if not _watches:
+                _put_back()
+
+
+def _hook_metaclass() -> None:
+    from flax import nnx
+
+    meta: Any = type(nnx.Pytree)
+    construct = meta.__call__
+
+    def call(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if _handlers.get(()):
+            with _lock:
+                for base in cls.__mro__:
+                    if base is not object and "__init__" in vars(base):
+                        _hook_init(base)
+        return construct(cls, *args, **kwargs)
+
+    _exchange(meta, "__call__", call)
+
+
+def _hook_init(cls: type) -> None:
+    original = vars(cls)["__init__"]
+    if any(now is original for _, _, now, _ in _exchanged):
+        return
+
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def init(*args: Any, **kwargs: Any) -> None:
+        run, token = original, object()
+        for handler in _handlers.get(()):
+            run = _handled(handler, Construction(run, signature, token))
+        run(*args, **kwargs)
+
+    _exchange(cls, "__init__", init)
+
+
+def _handled(handler: Handler, construction: Construction) -> Callable[..., None]:
+    return lambda *args, **kwargs: handler(construction, args, kwargs)
+
+
+def _exchange(cls: Any, name: str, value: Any) -> None:
+    _exchanged.append((cls, name, value, vars(cls).get(name)))
+    setattr(cls, name, value)
+
+
+def _put_back() -> None:
+    while _exchanged:
+        cls, name, now, before = _exchanged.pop()
+        if vars(cls).get(name) is not now:
+            continue  # someone else has changed it since
+        if before is None:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, before)
