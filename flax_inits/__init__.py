@@ -1,8 +1,9 @@
 """Initializers, surgery on trained params, and fast whole-model initialization for Flax.
 
 - Initializers: `kernel_init=flax_inits.mixture()`; `print(flax_inits.catalogue())` lists them all.
-- Surgery: `reinit(key, params, {"head": init})`, `graft(params, checkpoint, "body")`, and for a
-  training state with its optimizer `reinit_state`, `reset_optimizer`.
+- Surgery: `reinit(key, params, {"head": init})`, `graft(params, checkpoint, {"body": "encoder"})`
+  (what it would do: `graft_plan`), and for a training state with its optimizer `reinit_state`,
+  `reset_optimizer`.
 - Whole models: `jit_init(model.init)(key, x)`, as `jax.jit(model.init)`, compiled much faster.
 - What initialization did: `summary(params)`, `signal(model, variables, x)`.
 - Schemes that set several layers together: `lsuv`, `deepnorm`, `mup`.
@@ -93,6 +94,18 @@ from .initializers import catalogue as catalogue
 # Surgery on existing trees.
 from ._surgery.reinit import reinit as reinit
 from ._surgery.graft import graft as graft
+from ._surgery.graft_plan import graft_plan as graft_plan
+from ._surgery.grafting.take import take as take
+from ._surgery.grafting.growing import grow as grow
+from ._surgery.grafting.adapters import cut as cut
+from ._surgery.grafting.adapters import tile as tile
+from ._surgery.grafting.joining import stack as stack
+from ._surgery.grafting.joining import unstack as unstack
+from ._surgery.grafting.joining import concatenate as concatenate
+from ._surgery.grafting.adapters import transpose as transpose
+from ._surgery.grafting.adapters import reshape as reshape
+from ._surgery.grafting.resizing import resize as resize
+from ._surgery.grafting.adapters import cast as cast
 
 # Whole-model initialization.
 from ._model.jit_init import jit_init as jit_init

@@ -1,108 +1,128 @@
-"""Grafting: chosen leaves of a tree from another tree."""
+"""Grafting: leaves of a tree from another tree, at equal paths or by rules."""
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.core import Tracer
 
+from .._base import bits
 from .._base.jax_state import tracing
-from .._base.types import Path, PyTree, Where
-from .._tree.casting import cast
+from .._base.types import Key, Path, PyTree, Where
 from .._tree.forms import describe
-from .._tree.leaves import check_usable, dtype_of
+from .._tree.leaves import check_alive, check_usable
+from .._tree.parts import spliced
 from .._tree.paths import flatten, show
-from .._tree.places import copied, laid_out, place_of, placed_at
-from .._tree.rules import elsewhere_hint
-from .._tree.selection import selected
+from .grafting.filling import filled, goals
+from .grafting.growing import grow
+from .grafting.planning import Options, Planned, Taken, planned
+
+GraftRules = Mapping[Any, Any]
+"""What is taken from where: where -> a pattern over the donor's paths, or `take(...)`."""
+
+_LOG = logging.getLogger("flax_inits")
 
 
-def graft(params: PyTree, donor: PyTree, where: Where) -> PyTree:
-    """Copies chosen leaves from another tree: a checkpoint, or a snapshot to rewind to.
+def graft(
+    params: PyTree,
+    donor: PyTree,
+    rules_or_where: GraftRules | Where,
+    *,
+    key: Key | None = None,
+    unused: str = "error",
+    mismatch: str = "error",
+    drop: Where | None = None,
+) -> PyTree:
+    r"""Takes leaves from another tree: a checkpoint of this model or another, or a snapshot.
+
+    A single `where` copies leaves at equal paths. Rules say from where each leaf is taken, and what
+    is done to it on the way; the target decides container, box, sharding, shape and dtype. In a
+    source, the k-th wildcard within a segment stands for what the k-th one of the target's pattern
+    matched, and the k-th `**` for the k-th `**`, which takes as few segments as it can; what lies
+    below a matched node is appended (`{"head": "cls"}` renames a subtree). Only `stack` and
+    `concatenate` may have one wildcard more in the source, `unstack` one more in the target. With a
+    regular expression, the source refers to its groups: `r"h/\1/\2"`. Renaming is not repeated:
+    what one rule gives, no other sees.
 
     Args:
         params: any pytree; leaves may be abstract (`jax.ShapeDtypeStruct`).
-        donor: a tree with the chosen paths in it; the rest may differ, as may its containers,
-            boxes and shardings. Leaves may be NumPy arrays.
-        where: which leaves of `params` (see `select`).
+        donor: any tree of arrays of JAX or NumPy (memory-mapped ones are read as they are
+            needed). The slashes in the names of a flat one separate segments; dotted names are one
+            segment. The level `value` of an Orbax restore is left out.
+        rules_or_where: a mapping from `where` (see `select`) to a source, of which the first match
+            wins: a pattern over the donor's paths, a function from the target's path to the
+            donor's, or `take(source, *adapters)`. Or a single `where`.
+        key: for `grow` with an initializer.
+        unused: "error" if rules leave something of the donor, or "ignore". Random keys and integer
+            scalars never count, nor does anything where a single `where` is given.
+        mismatch: "error", or "keep" to leave leaves that the donor lacks, or has in another shape,
+            as they are; a line in the log of "flax_inits" lists them.
+        drop: which leaves of the donor nobody is to take (a `where` over its paths).
 
     Returns:
         A tree of the structure, containers, boxes and shardings of `params`. Grafted leaves are
         copies: donating them leaves the donor intact. Kept leaves are the same objects.
 
     Raises:
-        ValueError: `where` selects nothing; the donor lacks a chosen path, or has another shape or
-            dtype there, or its array was deleted.
-        TypeError: the donor is the name of a file.
+        ValueError: before anything is copied: a rule wins no leaf; the donor lacks a source, or
+            has another shape or dtype (the message names an adapter that fits); leaves of the donor
+            are left; nothing would be taken; an array was deleted.
+        TypeError: the donor is the name of a file, or a rule has no source.
 
     >>> import flax_inits, jax.numpy as jnp
     >>> params = {"body": {"bias": jnp.ones(2)}, "head": {"bias": jnp.ones(2)}}
     >>> flax_inits.graft(params, {"head": {"bias": jnp.zeros(2)}}, "head")["head"]
     {'bias': Array([0., 0.], dtype=float32)}
+    >>> donor = {"encoder.bias": jnp.zeros(2), "cls.bias": jnp.zeros(3)}
+    >>> new = flax_inits.graft(params, donor, {"body/*": "encoder.*"}, drop="cls.*")
+    >>> new["body"]["bias"]
+    Array([0., 0.], dtype=float32)
     """
-    if isinstance(donor, str | os.PathLike):
-        raise TypeError(
-            f"The donor must be a tree, got the path {str(donor)!r}: restore what is there first, "
-            "for example by orbax.checkpoint or safetensors.flax.load_file."
-        )
-    paths, leaves, treedef = flatten(params)
-    chosen = selected(where, paths, leaves, params)
-    given = dict(zip(*flatten(donor)[:2], strict=True))
-    for path, leaf, use in zip(paths, leaves, chosen, strict=True):
-        if use:
-            _check(path, leaf, given, describe(where))
-            check_usable(path, leaf, describe(where), alive=False)
-            check_usable(path, given[path], "In the donor, " + describe(where))
-    grafted = [
-        _grafted(path, given[path], leaf) if use else leaf
-        for path, leaf, use in zip(paths, leaves, chosen, strict=True)
-    ]
-    return treedef.unflatten(grafted)
+    if key is not None:
+        bits.check_key(key)
+    names, leaves, treedef = flatten(params)
+    # Under a trace, what is not traced itself is staged as well: it may be too large to unroll.
+    staged = tracing() or any(isinstance(x, Tracer) for x in jax.tree.leaves((leaves, donor)))
+    goal_of = goals(key, staged)
+    plan = planned(params, donor, rules_or_where, Options(unused, mismatch, drop), goal_of)
+    for i, taken in plan.taken.items():
+        _check(names[i], leaves[i], taken, plan.donor, key)
+        if i in plan.parts or any(adapter.init is None for adapter in _growing(taken)):
+            check_alive(names[i], leaves[i])
+    if plan.kept:
+        _log(plan, names)
+    new = {}
+    while plan.taken:  # One leaf at a time: what was computed for it goes with its plan.
+        i = next(iter(plan.taken))
+        goal = goal_of(names[i], leaves[i])
+        new[i] = filled(plan.taken.pop(i), plan.donor, goal, leaves[i], staged)
+        if i in plan.parts:
+            new[i] = spliced(leaves[i], new[i], plan.parts[i])
+    return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(leaves)])
 
 
-def _check(path: Path, leaf: Any, given: dict[Path, Any], by: str) -> None:
-    name = show(path)
-    if path not in given:
-        raise ValueError(
-            f"The donor has no leaf at {name!r}, which {by} selects.{_elsewhere(given, path)}"
-        )
-    donated, shape, dtype = given[path], np.shape(leaf), dtype_of(leaf)
-    if np.shape(donated) != shape:
-        others = [f", as by lambda path, leaf: {segment!r} not in path" for segment in path[-2:]]
-        raise ValueError(
-            f"The donor's {name!r} has shape {np.shape(donated)}, but the tree holds shape {shape} "
-            f"there; select only leaves of equal shape{''.join(others[:1])}."
-        )
-    if isinstance(donated, jax.ShapeDtypeStruct):
-        raise ValueError(f"The donor's {name!r} is abstract: it has no values to copy.")
-    if dtype_of(donated) != dtype:
-        raise ValueError(
-            f"The donor's {name!r} is {dtype_of(donated)}, but the tree holds {dtype} there; cast "
-            f"the donor first: jax.tree.map(lambda x: x.astype('{dtype}'), donor)."
-        )
+def _check(path: Path, leaf: Any, taken: Taken, donor: Mapping[Path, Any], key: Key | None) -> None:
+    """Raises for what only matters when values are read."""
+    by = describe(taken.rule.where)
+    check_usable(path, leaf, by, alive=False)
+    for source in taken.paths:
+        array = donor[source]
+        if isinstance(array, jax.Array):
+            check_alive(source, array, f"In the donor, {by} selects", ", whose array")
+        elif not hasattr(array, "__array__") and not isinstance(array, int | float | complex):
+            raise ValueError(f"The donor's {show(source)!r} is abstract: it has no values to copy.")
+    for adapter in _growing(taken):
+        if key is None and adapter.draws:
+            raise ValueError(f"{adapter!r} draws values for {show(path)!r}: give graft a key.")
 
 
-def _elsewhere(given: Mapping[Path, Any], path: Path) -> str:
-    """A sentence on how to give a donor that may hold the leaf in another form."""
-    flat = len(path) > 1 and all(len(other) == 1 for other in given)
-    forms = [f", sep={sep!r}" for sep in "/." if flat and any(sep in name for name, *_ in given)]
-    if (str(path),) in given:  # A tuple is a key of flatten_dict without a sep.
-        forms = [""]
-    if forms:
-        return f" The donor is flat: give flax.traverse_util.unflatten_dict(donor{forms[0]})."
-    outer, inner = show(path[:1]), path[1:]
-    if inner in given:
-        return f" The donor has no outer {outer!r}: give {{{outer!r}: donor}}."
-    return elsewhere_hint(given, path)
+def _growing(taken: Taken) -> list[grow]:
+    return [adapter for adapter in taken.rule.take.adapters if isinstance(adapter, grow)]
 
 
-def _grafted(path: Path, donated: Any, leaf: Any) -> Any:
-    if isinstance(donated, Tracer) or tracing():
-        return laid_out(cast(donated, leaf), leaf)
-    place = place_of(path, leaf)
-    with placed_at(place):
-        return cast(copied(donated, place), leaf)
+def _log(plan: Planned, names: list[Path]) -> None:
+    whys = [f"{show(names[i])} ({kept.why})" for i, kept in plan.kept.items()]
+    _LOG.warning("graft left %d leaves as they are: %s", len(whys), ", ".join(whys))

@@ -1,7 +1,7 @@
 """Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -96,15 +96,26 @@ def assign(
     return assign_parts(rules, paths, leaves, tree, allow_unmatched)[0]
 
 
+class HasWhere(Protocol):
+    """A rule of any kind: it says which leaves it is for."""
+
+    @property
+    def where(self) -> Where:
+        """Which leaves."""
+
+
+AnyRule = TypeVar("AnyRule", bound=HasWhere)
+
+
 def assign_parts(
-    rules: Sequence[Rule],
+    rules: Sequence[AnyRule],
     paths: Sequence[Path],
     leaves: Sequence[Any],
     tree: PyTree,
     allow_unmatched: bool = False,
-) -> tuple[dict[int, Rule], dict[int, Part]]:
+) -> tuple[dict[int, AnyRule], dict[int, Part]]:
     """The same, and for each leaf of which a rule takes a part, this part."""
-    takers: dict[int, list[tuple[Rule, Part | None]]] = {}
+    takers: dict[int, list[tuple[AnyRule, Part | None]]] = {}
     idle: list[Where] = []
     for rule in rules:
         found, unmatched = resolve_parts(rule.where, paths, leaves, tree)
@@ -124,7 +135,7 @@ def assign_parts(
     return {i: rule for i, (rule, _) in won.items()}, parts
 
 
-def _shadowed(rule: Rule, earlier: Sequence[Rule]) -> ValueError:
+def _shadowed(rule: HasWhere, earlier: Sequence[HasWhere]) -> ValueError:
     by = " and ".join(dict.fromkeys(describe(other.where) for other in earlier))
     return ValueError(
         f"The rule for {describe(rule.where)} wins no leaf: what it selects already belongs to the "

@@ -1,0 +1,179 @@
+"""What a graft would do, as a table, without reading a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._base import tables
+from .._base.types import Path, PyTree, Where
+from .._tree.leaves import dtype_of
+from .._tree.paths import flatten, show
+from .graft import GraftRules
+from .grafting.adapter import Goal
+from .grafting.planning import Options, Planned, planned
+from .grafting.views import View
+
+
+class GraftRow(NamedTuple):
+    """One leaf of the target, or one of the donor that nobody takes."""
+
+    path: Path | None
+    """None for a leaf of the donor that nobody takes."""
+
+    sources: tuple[Path, ...]
+    """In the order in which they are joined."""
+
+    adapters: tuple[Any, ...]
+    source_shape: tuple[int, ...] | None
+    """The shape of the first source, before any adapter."""
+
+    shape: tuple[int, ...] | None
+    source_dtype: str | None
+    dtype: str | None
+    use: str
+    """"taken"; "stays" (no rule selects it); "kept: no source" or "kept: other shape" (by
+    mismatch="keep"); "unused", "dropped" or "not needed" (random keys, counters) in the donor."""
+
+
+_COLUMNS = (
+    ("target", tables.LEFT),
+    ("shape", tables.LEFT),
+    ("dtype", tables.LEFT),
+    ("source", tables.LEFT),
+    ("its shape", tables.LEFT),
+    ("its dtype", tables.LEFT),
+    ("adapters", tables.LEFT),
+    ("use", tables.LEFT),
+)
+
+
+def graft_plan(
+    params: PyTree,
+    donor: PyTree,
+    rules_or_where: GraftRules | Where,
+    *,
+    mismatch: str = "error",
+    drop: Where | None = None,
+) -> GraftPlan:
+    """Tells what `graft` would do with each leaf of both trees; reads and computes nothing.
+
+    It raises what `graft` would raise, except for leaves of the donor that nobody takes, which it
+    lists. Abstract trees will do on both sides, so that rules can be checked against the metadata
+    of a checkpoint that is too large to load.
+
+    Args:
+        params: the target, as for `graft`.
+        donor: the donor; whatever has a shape and a dtype is a leaf.
+        rules_or_where: as for `graft`.
+        mismatch: as for `graft`.
+        drop: as for `graft`.
+
+    Returns:
+        A table that prints; its `rows` are plain records.
+
+    Raises:
+        ValueError: as `graft` does, for rules that win nothing, for sources that are not there or
+            do not fit.
+        TypeError: the donor is the name of a file, or a rule has no source.
+
+    >>> import flax_inits, jax, numpy as np
+    >>> params = {"emb": jax.ShapeDtypeStruct((8, 2), "float32")}
+    >>> donor = {"wte": jax.ShapeDtypeStruct((6, 2), "float32")}
+    >>> rules = {"emb": flax_inits.take("wte", flax_inits.grow(axis=0))}
+    >>> plan = flax_inits.graft_plan(params, donor, rules)
+    >>> [(row.path, row.sources, row.use) for row in plan.rows]
+    [(('emb',), (('wte',),), 'taken')]
+    """
+    options = Options("ignore", mismatch, drop)
+    plan = planned(params, donor, rules_or_where, options, _goal)
+    return GraftPlan(list(_rows(plan, *flatten(params)[:2])))
+
+
+def _goal(path: Path, leaf: Any) -> Goal:
+    def unread(*_: Any) -> Any:
+        raise AssertionError("a plan reads nothing")
+
+    def drawn(init: Any, shape: tuple[int, ...], dtype: Any) -> View:
+        return View(shape, dtype, unread)
+
+    shape, dtype = tuple(np.shape(leaf)), dtype_of(leaf)
+    # An abstract tree may stand for a real one, whose own values can be kept.
+    return Goal(path, shape, dtype, lambda: View(shape, dtype, unread), drawn)
+
+
+class GraftPlan:
+    """What would be taken from where. Prints as a table; `rows` is plain data."""
+
+    def __init__(self, rows: Sequence[GraftRow]):
+        self.rows = tuple(rows)
+
+    def __str__(self) -> str:
+        table = tables.text(_COLUMNS, [_cells(row) for row in self.rows])
+        return f"{table}\n{self._total()}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = [_cells(row) for row in self.rows]
+        return f"{tables.html_table(_COLUMNS, cells)}<p>{self._total()}</p>"
+
+    def _total(self) -> str:
+        counts: dict[str, int] = {}
+        for row in self.rows:
+            counts[row.use] = counts.get(row.use, 0) + 1
+        return ", ".join(f"{count} {use}" for use, count in counts.items())
+
+
+def _rows(plan: Planned, names: Sequence[Path], leaves: Sequence[Any]) -> Iterator[GraftRow]:
+    for i, (path, leaf) in enumerate(zip(names, leaves, strict=True)):
+        target = {"path": path, "shape": tuple(np.shape(leaf)), "dtype": str(dtype_of(leaf))}
+        if i in plan.taken:
+            taken = plan.taken[i]
+            yield _row(plan, "taken", taken.paths, taken.rule.take.adapters, **target)
+        elif i in plan.kept:
+            kept = plan.kept[i]
+            adapters = kept.rule.take.adapters
+            yield _row(plan, f"kept: {kept.why}", kept.sources, adapters, **target)
+        else:
+            yield _row(plan, "stays", **target)
+    left = {"unused": plan.unused, "dropped": plan.dropped, "not needed": plan.state}
+    for use, sources in left.items():
+        for source in sources:
+            yield _row(plan, use, [source])
+
+
+def _row(
+    plan: Planned,
+    use: str,
+    sources: Sequence[Path] = (),
+    adapters: tuple[Any, ...] = (),
+    path: Path | None = None,
+    shape: Any = None,
+    dtype: str | None = None,
+) -> GraftRow:
+    first = plan.donor[sources[0]] if sources else None
+    given = (None, None) if first is None else (tuple(np.shape(first)), str(dtype_of(first)))
+    return GraftRow(path, tuple(sources), adapters, given[0], shape, given[1], dtype, use)
+
+
+def _cells(row: GraftRow) -> list[str]:
+    names = [show(source) for source in row.sources]
+    if len(names) > 3:
+        names = [names[0], names[1], f"... {len(names) - 3} more ...", names[-1]]
+    return [
+        "" if row.path is None else show(row.path),
+        _size(row.shape),
+        row.dtype or "",
+        ", ".join(names),
+        _size(row.source_shape),
+        row.source_dtype or "",
+        ", ".join(map(repr, row.adapters)),
+        row.use,
+    ]
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+    return "" if shape is None else "×".join(map(str, shape)) or "()"

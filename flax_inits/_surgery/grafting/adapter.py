@@ -1,0 +1,78 @@
+"""What all adapters share: what they aim at, and how they say that something does not fit."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..._base.types import Path
+from .views import View
+
+
+class Misfit(ValueError):
+    """A donor's array cannot become the target's leaf: its shape is another."""
+
+
+class Goal(NamedTuple):
+    """The leaf that is to be filled."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: Any
+    own: Callable[[], View] | None
+    """Gives the target's own values; None where the leaf is abstract."""
+
+    draw: Callable[[Any, tuple[int, ...], Any], View]
+    """(initializer, shape, dtype) -> the values that `reinit` would give the leaf."""
+
+    index: tuple[int, int] | None = None
+    """For `unstack`: which of how many leaves this is."""
+
+    last: bool = True
+    """Whether what is made next is the leaf, so that its size is known."""
+
+
+class Adapter:
+    """A change of arrays on their way from donor to target: a value, printed as its call."""
+
+    joins = False
+    """Whether several arrays become one."""
+
+    def __repr__(self) -> str:
+        fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        given = [f"{f.name}={value!r}" for f, value in fields if value != f.default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def applied(self, view: View, goal: Goal) -> View:
+        """What becomes of one array."""
+        raise NotImplementedError
+
+    def joined(self, views: list[View], goal: Goal) -> View:
+        """What becomes of several arrays."""
+        raise NotImplementedError
+
+    def axis_in(self, axis: int, shape: tuple[int, ...]) -> int:
+        """The axis counted from the front; raises where an array of this shape has none."""
+        if not -len(shape) <= axis < len(shape):
+            raise Misfit(f"{self!r}: an array of shape {shape} has no axis {axis}.")
+        return axis % len(shape)
+
+    def target_size(self, axis: int, view: View, goal: Goal) -> int:
+        """The target's size along an axis that the array has too."""
+        if not goal.last:
+            raise ValueError(
+                f"{self!r} takes the size of the target, which is known only where nothing but "
+                "cast follows; give it a size, or put it last."
+            )
+        if len(goal.shape) != len(view.shape):
+            raise Misfit(
+                f"{self!r} keeps the number of axes, but makes {goal.shape} of {view.shape}."
+            )
+        return goal.shape[axis]
+
+
+def integer(name: str, argument: str, value: Any, least: int | None = None) -> None:
+    """Raises unless an argument is an integer, and at least so large."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} needs an integer for {argument}, got {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} needs {argument} >= {least}, got {argument}={value!r}.")

@@ -1,0 +1,107 @@
+"""Whether a donor's array fits the leaf that it is for, and what to say if not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..._base.errors import did_you_mean
+from ..._base.types import Path
+from ..._tree import globs
+from ..._tree.casting import can_cast
+from ..._tree.forms import describe
+from ..._tree.leaves import dtype_of
+from ..._tree.paths import show
+from ..._tree.rules import elsewhere_hint
+from .adapter import Misfit
+from .advice import adapter_for
+from .rules import GraftRule
+from .sources import Wanted
+from .views import View
+
+
+class Missing(Misfit):
+    """The donor lacks a leaf."""
+
+
+def missing(rule: GraftRule, path: Path, wanted: Wanted, donor: Mapping[Path, Any]) -> Missing:
+    """The error for a leaf whose source the donor does not have, naming the closest paths."""
+    source = str(wanted)
+    use = "selects" if source == show(path) else f"takes for {show(path)!r}"
+    lacks = f"The donor has no leaf at {source!r}, which {describe(rule.where)} {use}."
+    exact = tuple(segment for segment in wanted.segments if isinstance(segment, str))
+    if len(exact) < len(wanted.segments):
+        return Missing(f"{lacks} {globs.explain(source, list(donor))}")
+    return Missing(lacks + _elsewhere(donor, exact))
+
+
+def _elsewhere(donor: Mapping[Path, Any], path: Path) -> str:
+    """A sentence on where the donor may hold the leaf instead."""
+    if path and all(len(other) == 1 for other in donor):
+        dotted = ".".join(path)
+        if (dotted,) in donor:
+            return f" Its names are joined by dots, which no slash matches: it has {dotted!r}."
+        if near := did_you_mean(dotted, (name for (name,) in donor if "." in name)):
+            return near
+    outer, inner = show(path[:1]), path[1:]
+    if inner in donor:
+        return f" The donor has no outer {outer!r}: give {{{outer!r}: donor}}."
+    above = next((path[:end] for end in range(1, len(path)) if path[:end] in donor), None)
+    if above is not None:
+        return f" It has a leaf at {show(above)!r}: name leaves on both sides of the rule."
+    below = [other for other in donor if other[: len(path)] == path]
+    if below:
+        return f" There are leaves below it, such as {show(below[0])!r}: end both sides in '**'."
+    return elsewhere_hint(donor, path)
+
+
+def check_shape(rule: GraftRule, path: Path, sources: list[Path], view: View, leaf: Any) -> None:
+    """Raises a Misfit unless what the rule makes has the leaf's shape."""
+    shape = tuple(np.shape(leaf))
+    if view.shape == shape:
+        return
+    name, made = _made(rule, sources)
+    place = "there" if show(path) == name else f"at {show(path)!r}"
+    text = f"The donor's {name!r} has shape {view.shape}{made}, but the tree holds shape {shape}"
+    call = adapter_for(view.shape, shape)
+    fits = ""
+    if call:
+        fits = f" {_with(rule, path, sources, call)} makes it fit."
+    if rule.alone:
+        others = [f", as by lambda path, leaf: {segment!r} not in path" for segment in path[-2:]]
+        fits = f"; select only leaves of equal shape{''.join(others[:1])}.{fits}"
+    else:
+        fits = f".{fits} mismatch='keep' leaves such leaves as they are."
+    raise Misfit(f"{text} {place}{fits}")
+
+
+def check_dtype(rule: GraftRule, path: Path, sources: list[Path], view: View, leaf: Any) -> None:
+    """Raises unless what the rule makes has the leaf's dtype."""
+    dtype = dtype_of(leaf)
+    if view.dtype == dtype:
+        return
+    name, made = _made(rule, sources)
+    place = "there" if show(path) == name else f"at {show(path)!r}"
+    text = f"The donor's {name!r} is {view.dtype}{made}, but the tree holds {dtype} {place}"
+    if not can_cast(view.dtype, dtype):
+        raise ValueError(f"{text}, which cannot hold it.")
+    rule_text = _with(rule, path, sources, "cast()")
+    if rule.alone:
+        first = f"cast the donor first: jax.tree.map(lambda x: x.astype('{dtype}'), donor)"
+        raise ValueError(f"{text}; {first}, or give the rule {rule_text}.")
+    raise ValueError(f"{text}; {rule_text} converts it.")
+
+
+def _with(rule: GraftRule, path: Path, sources: list[Path], call: str) -> str:
+    """The rule for this leaf with one more adapter."""
+    if len(sources) > 1:
+        return f"{{{describe(rule.where)}: {repr(rule.take)[:-1]}, {call})}}"
+    adapters = ", ".join([*map(repr, rule.take.adapters), call])
+    return f"{{{show(path)!r}: take({show(sources[0])!r}, {adapters})}}"
+
+
+def _made(rule: GraftRule, sources: list[Path]) -> tuple[str, str]:
+    """The first source by name, and what the shape or dtype is that of."""
+    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    adapters = ", ".join(map(repr, rule.take.adapters))
+    return show(sources[0]), f"{more and f' (with{more[4:]})'}{adapters and f' after {adapters}'}"

@@ -1,0 +1,83 @@
+"""Rules of a graft: what of the target is taken from where in the donor."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..._base.types import Path, Where
+from ..._tree.forms import describe
+from ..._tree.parts import At
+from ..._tree.rules import is_where
+from .adapter import Adapter
+from .joining import unstack
+from .patterns import captures_of
+from .sources import Donor, Wanted, binding
+from .take import take
+
+
+class GraftRule(NamedTuple):
+    """What is taken, and from where."""
+
+    where: Where
+    take: take
+    alone: bool = False
+    """Whether it is a single `where`, which takes equal paths, and no rule of a mapping."""
+
+    def finder(self) -> Callable[[Path], tuple[Wanted, ...]]:
+        """The function from the path of a leaf to what each source means for it."""
+        joins = sum(isinstance(a, Adapter) and a.joins for a in self.take.adapters)
+        several = joins > isinstance(self.take.source, tuple)
+        where = self.where.where if isinstance(self.where, At) else self.where
+        captures = captures_of(where)
+        bindings = [binding(where, source, several, self.unstacks) for source in self.take.sources]
+
+        def find(path: Path) -> tuple[Wanted, ...]:
+            found = captures(path)
+            assert found is not None  # `where` selects the leaf.
+            return tuple(bound(path, found) for bound in bindings)
+
+        return find
+
+    @property
+    def unstacks(self) -> bool:
+        """Whether leaves of the target are counted."""
+        return any(isinstance(adapter, unstack) for adapter in self.take.adapters)
+
+
+def parsed_rules(rules_or_where: Any) -> list[GraftRule]:
+    """The rules in order; a single `where` is one rule that takes equal paths."""
+    if not isinstance(rules_or_where, Mapping) or is_where(rules_or_where):
+        return [GraftRule(rules_or_where, take(_same_path), alone=True)]
+    if not rules_or_where:
+        raise ValueError("No rules were given; give where -> source for at least one leaf.")
+    return [GraftRule(where, _take(where, source)) for where, source in rules_or_where.items()]
+
+
+def _same_path(path: Path) -> Path:
+    return path
+
+
+def _take(where: Where, source: Any) -> take:
+    if isinstance(source, take):
+        return source
+    if isinstance(source, str) or (callable(source) and not isinstance(source, type)):
+        return take(source)
+    has = f"The rule for {describe(where)} has {source!r} where a source must be"
+    if isinstance(source, Adapter):
+        raise TypeError(f"{has}: write take(source, {source!r}).")
+    if isinstance(source, list | tuple):
+        raise TypeError(f"{has}: several are joined by take({source!r}, concatenate(axis=...)).")
+    if isinstance(source, Mapping) and source and isinstance(where, str):
+        inner = f"{where}/{next(iter(source))}"
+        raise TypeError(
+            f"The rule for {where!r} has a mapping, but rules do not nest: write "
+            f"{{{inner!r}: ...}}."
+        )
+    raise TypeError(
+        f"{has}: a pattern over the donor's paths, a function from the target's path to the "
+        "donor's, or take(...)."
+    )
+
+
+def wanted_paths(wanted: tuple[Wanted, ...], donor: Donor) -> list[list[Path]]:
+    """For each source the donor's leaves that are meant, in the order in which they are joined."""
+    return [one.paths(donor) for one in wanted]
