@@ -71,7 +71,7 @@ def check_shape(rule: GraftRule, path: Path, sources: list[Path], view: View, le
         others = [f", as by lambda path, leaf: {segment!r} not in path" for segment in path[-2:]]
         fits = f"; select only leaves of equal shape{''.join(others[:1])}.{fits}"
     else:
-        fits = f".{fits} mismatch='keep' leaves such leaves as they are."
+        fits = f".{fits}"
     raise Misfit(f"{text} {place}{fits}")
 
 

@@ -126,16 +126,13 @@ class unstack(Adapter):
     def applied(self, view: View, goal: Goal) -> View:
         """The slice that belongs to the leaf."""
         axis = self.axis_in(self.axis, view.shape)
-        if goal.index is None:
-            raise ValueError(
-                f"{self!r} needs one wildcard more in the target than in the source: it counts "
-                "the slices."
-            )
+        assert goal.index is not None  # Planning counts the leaves of a rule that unstacks.
         index, count = goal.index
         if count != view.shape[axis]:
             raise Misfit(
-                f"{self!r}: {count} leaves of the target are to take the {view.shape[axis]} slices "
-                f"of {view.shape}. Narrow the rule's pattern, or cut(axis={self.axis}, size="
-                f"{count}) first."
+                f"{self!r}: the {view.shape[axis]} slices of {view.shape} would go to {count} of "
+                "the target's leaves, which must be as many. They are counted by a wildcard that "
+                f"the target has and the source has not; cut(axis={self.axis}, size={count}) takes "
+                "the first ones."
             )
         return slice_of(view, axis, index)

@@ -112,7 +112,7 @@ def planned(
                 check_shape(rule, names[i], one.paths, view, leaves[i])
             except Misfit as misfit:
                 if options.mismatch == "error":
-                    raise ValueError(_placed(misfit, names[i], rule)) from None
+                    raise _placed(misfit, names[i], rule) from None
                 kept[i] = found.kept(i, misfit)
                 continue
             check_dtype(rule, names[i], one.paths, view, leaves[i])
@@ -123,11 +123,13 @@ def planned(
     return _with_leftovers(Planned(taken, kept, parts, given.leaves, [], [], []), rules, options)
 
 
-def _placed(misfit: Misfit, path: Path, rule: GraftRule) -> str:
+def _placed(misfit: Misfit, path: Path, rule: GraftRule) -> ValueError:
+    """The error for a leaf that the donor lacks or has in another shape."""
     text = str(misfit)
-    if isinstance(misfit, Missing) or text.startswith("The donor's"):
-        return text
-    return f"{show(path)!r}, by the rule for {describe(rule.where)}: {text}"
+    if not text.startswith("The donor"):
+        text = f"{show(path)!r}, by the rule for {describe(rule.where)}: {text}"
+    keep = "" if rule.alone else " mismatch='keep' leaves such leaves as they are."
+    return ValueError(f"{text}{keep}")
 
 
 class _Found:
