@@ -1,6 +1,8 @@
 """Every transformation that optax exports: how it is made, and how it is trained."""
 
+import importlib
 import inspect
+import pkgutil
 import warnings
 
 import flax.linen as nn
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from flax import jax_utils
 from jax.tree_util import keystr
 
 C = optax.contrib
@@ -37,6 +40,24 @@ def with_objective(tx, grads, state, params):
 
 def per_example(tx, grads, state, params):
     return tx.update(jax.tree.map(lambda g: jnp.stack([g, 2 * g]), grads), state, params)
+
+
+def two_results(tx, grads, state, params):
+    (updates, _), state = per_example(tx, grads, state, params)
+    return updates, state
+
+
+def with_variance(tx, grads, state, params):
+    return tx.update(grads, state, params, sum_sq_diff_grads=grads, sample_size=2)
+
+
+def beside(tx, grads, state, params):
+    """What makes something else of the updates than updates."""
+    return grads, tx.update(grads, state, params)[1]
+
+
+def aggregating():
+    return importlib.import_module("optax.experimental").aggregating
 
 
 def only_kernels(tree):
@@ -103,9 +124,9 @@ SPECIAL = {
     ),
     "dpsgd": (lambda: C.dpsgd(LR, 1.0, 0.1, 0, momentum=0.9), per_example),
     "flatten": (lambda: optax.flatten(optax.adam(LR)), plain),
-    "freeze": (lambda: optax.freeze(False), plain),
+    "freeze": (lambda: optax.transforms.freeze(False), plain),
     "galore": (lambda: C.galore(LR, rank=2), plain),
-    "hutchinson_estimator_diag_hessian": (C.hutchinson_estimator_diag_hessian, None),
+    "hutchinson_estimator_diag_hessian": (C.hutchinson_estimator_diag_hessian, with_objective),
     "inject_hyperparams": (lambda: optax.inject_hyperparams(optax.adam)(LR), plain),
     "inject_stateful_hyperparams": (
         lambda: optax.inject_stateful_hyperparams(optax.adam)(optax.linear_schedule(LR, 0, 9)),
@@ -158,7 +179,7 @@ SPECIAL = {
     "schedule_free_adamw": (lambda: C.schedule_free_adamw(LR), plain),
     "schedule_free_sgd": (lambda: C.schedule_free_sgd(LR), plain),
     "selective_transform": (
-        lambda: optax.selective_transform(optax.adam(LR), freeze_mask=only_kernels),
+        lambda: optax.transforms.selective_transform(optax.adam(LR), freeze_mask=only_kernels),
         plain,
     ),
     "sophia": (lambda: C.sophia(LR), with_objective),
@@ -168,23 +189,51 @@ SPECIAL = {
         lambda: optax.stateless_with_tree_map(lambda update, param: update),
         plain,
     ),
-    "measure_with_ema": (
-        lambda: optax.measure_with_ema(some_sum, 0.9),
-        None,
+    "measure_with_ema": (lambda: optax.measure_with_ema(some_sum, 0.9), beside),
+    "monitor": (
+        lambda: optax.chain(
+            optax.monitor({"sum": some_sum, "ema": optax.measure_with_ema(some_sum, 0.9)}),
+            optax.adam(LR),
+        ),
+        plain,
     ),
-    "monitor": (lambda: optax.monitor({"sum": some_sum}), None),
-    "snapshot": (lambda: optax.snapshot("sum", some_sum), None),
+    "snapshot": (lambda: optax.chain(optax.snapshot("sum", some_sum), optax.adam(LR)), plain),
+    "accumulate_avg_updates": (lambda: aggregating().accumulate_avg_updates(2), plain),
+    "add_mean_variance_to_opt": (
+        lambda: aggregating().add_mean_variance_to_opt(optax.adam(LR)),
+        per_example,
+    ),
+    "average_incrementally_updates": (
+        lambda: aggregating().average_incrementally_updates(0, 2),
+        per_example,
+    ),
+    "average_per_element_updates": (
+        lambda: aggregating().average_per_element_updates(),
+        per_example,
+    ),
+    "get_per_element_mean_and_sum_sq_diff_grads": (
+        lambda: aggregating().get_per_element_mean_and_sum_sq_diff_grads(0, 2),
+        two_results,
+    ),
+    "process": (
+        lambda: aggregating().process(
+            optax.identity(), aggregating().average_per_element_updates(), optax.adam(LR)
+        ),
+        per_example,
+    ),
+    "track_per_element_mean_and_variance_with_ema": (
+        lambda: aggregating().track_per_element_mean_and_variance_with_ema(),
+        with_variance,
+    ),
     "with_extra_args_support": (lambda: optax.with_extra_args_support(optax.adam(LR)), plain),
     "zero_nans": (optax.zero_nans, plain),
 }
 SPECIAL["noisy_sgd"] = (lambda: optax.noisy_sgd(LR), plain)
-# Exported, and no transformation of plain params: schedules and helpers without an annotation, the
-# types, and lookahead, whose params are pairs (it has a test of its own).
+# Exported, and no transformation of plain params: types, what only reads a state, and lookahead,
+# whose params are pairs (it has tests of its own).
 OTHERS = set(
-    """GradientTransformation GradientTransformationExtraArgs WrappedSchedule MaskOrFn OptState
-Params ScalarOrSchedule Schedule Updates bias_correction matrix_inverse_pth_root
-sigmoid_binary_cross_entropy update_infinity_moment update_moment update_moment_per_elem_norm
-schedule_free_eval_params lookahead""".split()
+    """GradientTransformation GradientTransformationExtraArgs Aggregator WrappedSchedule
+StatefulSchedule schedule_free_eval_params lookahead""".split()
 )
 
 
@@ -192,33 +241,50 @@ def make(name):
     with warnings.catch_warnings(action="ignore"):  # Some are deprecated; they still count.
         if name in SPECIAL:
             return SPECIAL[name][0]()
-        factory = getattr(optax, name, None) or getattr(C, name)
+        factory = EXPORTED[name]
         return factory(LR) if name in SIMPLE.split() else factory()
 
 
+def public_modules():
+    """Optax and what it makes public below it, under whatever name."""
+    found = [optax]
+    for info in pkgutil.walk_packages(optax.__path__, "optax."):
+        parts = info.name.split(".")
+        if not any(part.startswith("_") or part.endswith("_test") for part in parts):
+            module = importlib.import_module(info.name)
+            below = {name: thing for name, thing in vars(module).items() if name[0] != "_"}
+            found += [module, *filter(inspect.ismodule, below.values())]
+    return [module for module in found if module.__name__.startswith("optax")]
+
+
 def exported():
-    """The public names in optax that make transformations, or might."""
-    found = set()
-    for module in (optax, C):
+    """What optax makes public that makes transformations, or might, by name."""
+    found = {}
+    for module in public_modules():
         for name in dir(module):
             with warnings.catch_warnings(action="ignore"):
                 thing = getattr(module, name)
-            if name.startswith("_") or inspect.ismodule(thing) or not callable(thing):
-                continue
-            if inspect.isclass(thing):
-                found |= {name} if hasattr(thing, "init") else set()
-                continue
-            try:
-                returns = inspect.signature(thing).return_annotation
-            except (TypeError, ValueError):
-                returns = inspect.Signature.empty
-            if returns is inspect.Signature.empty or "GradientTransformation" in str(returns):
-                found.add(name)
+            if not name.startswith("_") and might_make_transformations(thing):
+                found.setdefault(name, thing)
     return found
 
 
+def might_make_transformations(thing):
+    if inspect.isclass(thing):
+        return thing.__module__.startswith("optax") and hasattr(thing, "init")
+    thing = getattr(thing, "func", thing)  # `optax.nadam` is a partial.
+    if not inspect.isfunction(thing):
+        return False
+    returns = inspect.signature(thing).return_annotation
+    if returns is inspect.Signature.empty:
+        home = inspect.getmodule(inspect.unwrap(thing))
+        return "GradientTransformation" in inspect.getsource(home)
+    return "GradientTransformation" in str(returns) or "Aggregator" in str(returns)
+
+
+EXPORTED = exported()
 TABLE = {*SIMPLE.split(), *DEFAULTS.split(), *SPECIAL}
-NAMES = sorted(TABLE & exported())
+NAMES = sorted(TABLE & EXPORTED.keys())
 
 
 def new_params(seed=0):
@@ -237,9 +303,15 @@ def new_params(seed=0):
 
 
 def update_of(name):
-    """How it trains; None if it trains only together with others, and has no state for params."""
+    """How it trains."""
     return SPECIAL.get(name, (None, plain))[1]
 
 
 def boxed(params):
     return jax.tree.map(lambda leaf: nn.Partitioned(leaf, (None,) * leaf.ndim), params)
+
+
+def replicate(tree):
+    """As `pmap` takes it: one copy for each device, along a leading axis."""
+    with warnings.catch_warnings(action="ignore"):  # flax calls what jax deprecates
+        return jax_utils.replicate(tree)

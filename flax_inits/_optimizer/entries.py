@@ -1,21 +1,22 @@
-"""Which params each leaf of an optimizer's state belongs to.
+"""Which params each leaf of a fresh optimizer state belongs to.
 
-No optimizer is known by name: `_optimizer_labels` finds the owner of each leaf, and what has
-several is told apart by its shape and dtype.
+No optimizer is known by name: `labels` finds the owner of each leaf, and what has several is told
+apart by its shape and dtype, and by what `tx.init` and `tx.update` do with it.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.errors import listed
 from .._base.types import Path, PyTree
+from .._engine import jaxpr
+from .._engine.graph import Input, Output, Value, order
 from .._tree.leaves import dtype_of, is_weak
-from .._tree.paths import flatten, paths, show
+from .._tree.paths import flatten
 from .labels import labels_of
 
 
@@ -24,7 +25,7 @@ class Entry(NamedTuple):
 
     path: Path
     index: int
-    """Its position in `tx.init(params)`."""
+    """Its position in `tx.init(params)`; -1 if it came with training."""
 
     shape: tuple[int, ...]
     params: frozenset[int]
@@ -32,7 +33,12 @@ class Entry(NamedTuple):
 
     kind: str
     """'own': an entry of one param. 'count': a scalar that several share. 'mixed': statistics of
-    several in one array. 'setting': what training does not accumulate, random keys included."""
+    several in one array. 'setting': what training does not accumulate, random keys included.
+    'grown': what `tx.update` added, and no fresh state has."""
+
+
+Struct = tuple[tuple[int, ...], Any, bool]
+"""Shape, dtype and weak type of a param."""
 
 
 def entries(tx: Any, params: PyTree) -> tuple[Entry, ...]:
@@ -46,13 +52,13 @@ def entries(tx: Any, params: PyTree) -> tuple[Entry, ...]:
     return _known_entries(tx, treedef, structs)
 
 
-def _entries(tx: Any, treedef: Any, structs: tuple) -> tuple[Entry, ...]:
+def _entries(tx: Any, treedef: Any, structs: tuple[Struct, ...]) -> tuple[Entry, ...]:
     params = treedef.unflatten(
         [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in structs]
     )
-    state = jax.eval_shape(tx.init, params)
-    names, leaves, _ = flatten(state)
-    labels = labels_of(tx, params, state)
+    traced = jaxpr.trace(tx.init, params)
+    names, leaves, _ = flatten(traced.shape)
+    labels = labels_of(tx, params, traced.shape)
     everyone = frozenset(range(len(structs)))
     found = []
     for index, (name, leaf, label) in enumerate(zip(names, leaves, labels, strict=True)):
@@ -67,7 +73,7 @@ def _entries(tx: Any, treedef: Any, structs: tuple) -> tuple[Entry, ...]:
         }
         owners = frozenset(beside) or everyone
         found.append(Entry(name, index, leaf.shape, owners, _kind(name, leaf)))
-    return _without_constants(tx, params, state, found)
+    return _without_settings(tx, params, traced, found)
 
 
 _known_entries = functools.lru_cache(maxsize=64)(_entries)
@@ -76,56 +82,71 @@ _known_entries = functools.lru_cache(maxsize=64)(_entries)
 def _kind(name: Path, leaf: Any) -> str:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or "hyperparams" in name:
         return "setting"
-    if leaf.shape == ():
-        return "count"
-    return "mixed" if jnp.issubdtype(leaf.dtype, jnp.inexact) else "setting"
+    return "count" if leaf.shape == () else "mixed"
 
 
-def _without_constants(
-    tx: Any, params: PyTree, state: PyTree, found: list[Entry]
+def _without_settings(
+    tx: Any, params: PyTree, init: jaxpr.Traced, found: Sequence[Entry]
 ) -> tuple[Entry, ...]:
-    """Arrays that `tx.update` hands on as they are, such as Muon's coefficients, are settings."""
-    if not any(entry.kind == "mixed" for entry in found):
-        return tuple(found)
-    try:
-        with jax.numpy_dtype_promotion("standard"):  # Adam's update needs it.
-            traced = jax.make_jaxpr(lambda g, s, p: tx.update(g, s, p)[1])(params, state, params)
-    except Exception:  # Some updates want more arguments; then nothing is known to be constant.
-        return tuple(found)
-    first = len(jax.tree.leaves(params))
-    given = traced.jaxpr.invars[first : first + len(found)]
-    made = traced.jaxpr.outvars
-    return tuple(
-        entry._replace(kind="setting") if entry.kind == "mixed" and old is new else entry
-        for entry, old, new in zip(found, given, made, strict=True)
-    )
+    """Arrays that are neither made of the params nor statistics: random keys, Muon's coefficients.
+
+    Not being changed by updates is not enough: Prodigy's first params are not, and are params.
+    """
+    unsure = [e for e in found if e.kind == "mixed" and not _reads_inputs(init.outputs[e.index])]
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(init.shape)]
+    settings = {e for e in unsure if not jnp.issubdtype(dtypes[e.index], jnp.inexact)}
+    update = traced_update(tx, params, init.shape) if settings < set(unsure) else None
+    if update is not None:
+        first = len(jax.tree.leaves(params))
+        settings |= {e for e in unsure if _is_handed_on(update.outputs[e.index], first + e.index)}
+    return tuple(e._replace(kind="setting") if e in settings else e for e in found)
 
 
-def aligned(entries: Sequence[Entry], opt_state: PyTree) -> list[Entry]:
-    """The entries in the order of the real state's leaves, which must be of this optimizer."""
-    names, leaves = paths(opt_state), jax.tree.leaves(opt_state)
-    expected = [entry.path for entry in entries]
-    if names != expected:
-        by_path = dict(zip(expected, entries, strict=True))
-        if sorted(names) != sorted(expected) or len(by_path) != len(names):
-            raise _of_another(names, expected)
-        entries = [by_path[name] for name in names]
-    for entry, name, leaf in zip(entries, names, leaves, strict=True):
-        if entry.shape != np.shape(leaf):
-            raise ValueError(
-                f"opt_state holds {show(name)!r} with shape {np.shape(leaf)}, but tx.init(params) "
-                f"makes it with shape {entry.shape}: it is the state of another optimizer, "
-                "or of other params."
-            )
-    return list(entries)
+def traced_update(tx: Any, params: PyTree, state: PyTree) -> jaxpr.Traced | None:
+    """`tx.update` as a graph from (gradients, state, params) to the state; None if it cannot be."""
+
+    def value(tree: PyTree) -> Any:
+        return sum(jnp.sum(leaf).real for leaf in jax.tree.leaves(tree))
+
+    def update(grads: PyTree, state: PyTree, params: PyTree, **extra: Any) -> PyTree:
+        return tx.update(grads, state, params, **extra)[1]
+
+    def search(grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
+        extra = {"value_fn": value, "obj_fn": value}
+        return update(grads, state, params, value=value(params), grad=grads, **extra)
+
+    def per_example(grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
+        return update(jax.tree.map(lambda leaf: leaf[None], grads), state, params)
+
+    # What an update wants besides gradients is its own affair; these are what optax's want.
+    for function in (update, search, per_example):
+        try:
+            with jax.numpy_dtype_promotion("standard"):  # Adam's update needs it.
+                return jaxpr.trace(function, params, state, params)
+        except Exception:
+            continue
+    return None
 
 
-def _of_another(names: Sequence[Path], expected: Sequence[Path]) -> ValueError:
-    missing = [show(name) for name in expected if name not in set(names)]
-    extra = [show(name) for name in names if name not in set(expected)]
-    lacks = f" It lacks {listed(missing, most=3)}." if missing else ""
-    has = f" It has {listed(extra, most=3)} beyond them." if extra else ""
-    return ValueError(
-        f"opt_state is not a state of this optimizer for these params.{lacks}{has} Give the tx and "
-        "the structure of params that opt_state was made with."
-    )
+def _reads_inputs(value: Value) -> bool:
+    """Whether a value is made of inputs, and not of their shapes alone."""
+    nodes = order([value], lambda _: False)
+    return any(isinstance(v, Input) for v in (value, *(v for n in nodes for v in n.inputs)))
+
+
+def _is_handed_on(value: Value, index: int) -> bool:
+    """Whether a value is an input as it came, whatever is selected (`MultiSteps` skips steps)."""
+    return all(isinstance(v, Input) and v.index == index for v in _selected(value))
+
+
+def _selected(value: Value) -> Iterator[Value]:
+    """The values among which `value` is selected."""
+    if not isinstance(value, Output) or value.node.primitive.name not in ("select_n", "cond"):
+        yield value
+        return
+    cases = value.node.inputs[1:]
+    if value.node.primitive.name == "cond":
+        branches = [jaxpr.opened(branch) for branch in value.node.params["branches"]]
+        cases = [jaxpr.flatten(*branch, cases)[value.index] for branch in branches]
+    for case in cases:
+        yield from _selected(case)

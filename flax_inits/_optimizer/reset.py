@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from .._base.errors import listed
+from .._base.errors import listed, outside
 from .._base.types import Path, PyTree, Where
 from .._tree.paths import flatten, show
 from .._tree.selection import selected
-from .entries import Entry, aligned, entries
+from .entries import Entry
 from .fresh import fresh
+from .matching import matched
 
 
 class OptimizerStateWarning(UserWarning):
@@ -77,7 +77,7 @@ def reset_optimizer(
         raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
     names, leaves, _ = flatten(params)
     chosen = frozenset(i for i, use in enumerate(selected(where, names, leaves, params)) if use)
-    found = aligned(entries(tx, params), opt_state)
+    tx, found = matched(tx, opt_state, params)
     wanted = [i for i, entry in enumerate(found) if entry.kind == "own" and entry.params <= chosen]
     left = [e for e in found if e.kind == "mixed" and chosen & e.params and not e.params <= chosen]
     report([entry.path for entry in left], strict)
@@ -110,15 +110,7 @@ def report(left: Sequence[Path], strict: bool) -> None:
             f"{text} Choose all params, use an optimizer that keeps its state per param, or leave "
             "them as they are with strict=False."
         )
-    warnings.warn(f"{text} They were left as they are.", OptimizerStateWarning, _outside())
-
-
-def _outside() -> int:
-    """The stacklevel, for a warning of the caller, of the first frame outside of this package."""
-    frame, level = inspect.currentframe(), 0
-    while frame and frame.f_globals.get("__name__", "").split(".")[0] == "flax_inits":
-        frame, level = frame.f_back, level + 1
-    return level
+    warnings.warn(f"{text} They were left as they are.", OptimizerStateWarning, outside())
 
 
 def _counts(found: Sequence[Entry], chosen: frozenset[int], names: Sequence[Path]) -> list[int]:

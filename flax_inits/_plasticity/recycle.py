@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from .._base.types import Array, Key, PyTree
-from .._optimizer.entries import Entry, aligned, entries
+from .._optimizer.entries import Entry
 from .._optimizer.fresh import fresh
+from .._optimizer.matching import matched
 from .._optimizer.reset import check_optimizer, report
 from .._surgery.reinit import reinit
 from .._tree.paths import flatten, path_hash, show
@@ -94,7 +95,7 @@ def recycle(
     graph = Layers(params, masks, layers, outgoing)
     found = []
     if tx is not None:
-        found = aligned(entries(tx, params), opt_state)
+        tx, found = matched(tx, opt_state, params)
     drawn = {
         "incoming": _draws(key, params, graph, "incoming", incoming),
         "outgoing": _draws(key, params, graph, "outgoing", outgoing),

@@ -3,12 +3,14 @@
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases_optimizer import replicate
 from compiles import count_compiles
 from flax import nnx, struct
 from flax.core import freeze
@@ -268,3 +270,28 @@ def test_nnx_model_and_optimizer():
         reinit_state(KEY, optimizer, {"head/kernel": flax_inits.zeros()})
     with pytest.raises(ValueError, match="an nnx.Optimizer has none"):
         reinit_state(KEY, optimizer, {"head": flax_inits.zeros()}, model=model, extra={"ema": None})
+
+
+def test_replicas_train_on_as_one():
+    """Equal on all devices of pmap after the reset, and after a step that follows it."""
+    params = {"body": jnp.ones((3, 4)), "head": jnp.ones((4, 2))}
+    state = TrainState.create(apply_fn=None, params=params, tx=optax.adam(0.1))
+
+    def step(state, x):
+        grads = jax.grad(lambda p: (jnp.tanh(x @ p["body"]) @ p["head"]).sum())(state.params)
+        with by_standard:
+            return state.apply_gradients(grads=jax.lax.pmean(grads, "devices"))
+
+    train = jax.pmap(step, "devices")
+    batches = jax.random.normal(KEY, (8, 5, 3))
+    state = train(replicate(state), batches)
+    rules = {"head": flax_inits.replicated(flax_inits.normal(0.1))}
+    new = reinit_state(KEY, state, rules)
+    assert replaced(state, new) == {"params/head", "opt_state/0/mu/head", "opt_state/0/nu/head"}
+    assert not new.opt_state[0].mu["head"].any() and new.params["head"].std() < 0.3
+    for tree in (new, train(new, batches)):
+        chex.assert_trees_all_equal(
+            *[jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in (0, 7)]
+        )
+    with pytest.raises(ValueError, match=r"one copy for each device of pmap.*Use replicated\("):
+        reinit_state(KEY, state, {"head": flax_inits.normal(0.1)})

@@ -1,0 +1,81 @@
+"""The entries of a state as it is: in its own order, grown in training, or one copy per device."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._base.errors import listed
+from .._base.types import Path, PyTree
+from .._tree.leaves import struct_of
+from .._tree.paths import flatten, paths, show
+from .entries import Entry, entries, traced_update
+
+
+class Stacked(NamedTuple):
+    """An optimizer for params with a leading axis of copies (of `pmap`), each with its state."""
+
+    tx: Any
+
+    def init(self, params: PyTree) -> PyTree:
+        """The states of all copies, stacked as the params are."""
+        return jax.vmap(self.tx.init)(params)
+
+
+def matched(tx: Any, opt_state: PyTree, params: PyTree) -> tuple[Any, list[Entry]]:
+    """The optimizer that makes states like `opt_state`, and the entry of each of its leaves.
+
+    Raises:
+        ValueError: `opt_state` is not a state of `tx` for such params, nor a stack of these.
+    """
+    try:
+        return tx, _matched(tx, opt_state, params, ())
+    except ValueError:
+        sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves((params, opt_state))}
+        if len(sizes) != 1 or sizes == {()}:
+            raise
+        structs = jax.tree.map(struct_of, params)
+        one = jax.tree.map(lambda s: s.update(shape=s.shape[1:]), structs)
+        try:
+            return Stacked(tx), _matched(tx, opt_state, one, sizes.pop())
+        except ValueError:
+            pass  # The first error says what does not fit.
+        raise
+
+
+def _matched(tx: Any, opt_state: PyTree, params: PyTree, copies: tuple[int, ...]) -> list[Entry]:
+    names, leaves, _ = flatten(opt_state)
+    expected = entries(tx, params)
+    by_path = {entry.path: entry for entry in expected}
+    if set(names) > by_path.keys():
+        by_path |= {entry.path: entry for entry in _grown(tx, params, by_path.keys())}
+    if sorted(names) != sorted(by_path):
+        raise _of_another(names, [entry.path for entry in expected])
+    found = [by_path[name]._replace(shape=copies + by_path[name].shape) for name in names]
+    for entry, leaf in zip(found, leaves, strict=True):
+        if entry.kind != "grown" and entry.shape != np.shape(leaf):
+            raise ValueError(
+                f"opt_state holds {show(entry.path)!r} with shape {np.shape(leaf)}, but "
+                f"tx.init(params) makes it with shape {entry.shape}: it is the state of another "
+                "optimizer, or of other params."
+            )
+    return found
+
+
+def _grown(tx: Any, params: PyTree, known: Any) -> list[Entry]:
+    """The leaves that the first update adds to a state, such as the measures of a monitor."""
+    update = traced_update(tx, params, jax.eval_shape(tx.init, params))
+    made = [] if update is None else paths(update.shape)
+    return [Entry(name, -1, (), frozenset(), "grown") for name in made if name not in known]
+
+
+def _of_another(names: Sequence[Path], expected: Sequence[Path]) -> ValueError:
+    missing = [show(name) for name in expected if name not in set(names)]
+    extra = [show(name) for name in names if name not in set(expected)]
+    lacks = f" It lacks {listed(missing, most=3)}." if missing else ""
+    has = f" It has {listed(extra, most=3)} beyond them." if extra else ""
+    return ValueError(
+        f"opt_state is not a state of this optimizer for these params.{lacks}{has} Give the tx and "
+        "the structure of params that opt_state was made with."
+    )
