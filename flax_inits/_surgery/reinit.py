@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import numpy as np
 from jax.core import Tracer
 
 from .._base import bits
@@ -15,24 +14,25 @@ from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import Inline, compute
 from .._modules.reach import WithRules
-from .._tree.casting import can_cast, cast
 from .._tree.forms import describe
-from .._tree.leaves import check_leaf, check_usable, dtype_of
+from .._tree.leaves import check_leaf, check_usable, is_inexact
 from .._tree.misses import nothing_selected
 from .._tree.parts import Part, spliced
-from .._tree.paths import flatten, show
+from .._tree.paths import flatten
 from .._tree.places import free, laid_out, place_of
 from .._tree.resolve import resolve_parts
 from .._tree.rules import (
     Rule,
     assign_parts,
     by_path,
-    elsewhere_hint,
     is_where,
+    narrower,
     no_initializers,
     parsed,
 )
+from .cautions import warn_of_stored_shapes, warn_of_ties
 from .draw import RuledLeaf, draw
+from .picked import picked
 from .replicas import check_replicas
 
 
@@ -60,7 +60,10 @@ def reinit(
             boxes. Leaves may be abstract (`jax.ShapeDtypeStruct`, with or without a sharding).
         rules: a mapping from `where` to initializer, or a list of such pairs; the first match
             wins. Or a single `where` (see `select`; `"**"` is everything), and then `init_fn`
-            makes the values. `at` selects parts of leaves.
+            makes the values. `at` selects parts of leaves. Without `init_fn`, an initializer is
+            called with the stored shape: wrap it in `stacked` for a stack of layers (`nn.scan`),
+            in `replicated` for what `pmap` replicated, and give `init_fn` too for attention
+            kernels, or its fans are not the module's (a warning, where Flax's names show it).
         init_fn: `key -> tree` with the selected paths in it, such as
             `lambda key: model.init(key, x)["params"]`.
         donate: free the buffers of the replaced leaves, except those that a kept leaf shares.
@@ -68,7 +71,8 @@ def reinit(
 
     Returns:
         A tree of the same structure, containers, boxes, dtypes, weak types and shardings. Kept
-        leaves are the same objects. `params` itself is never changed.
+        leaves are the same objects. `params` itself is never changed. One array at two chosen
+        paths (tied weights) becomes two, with a warning.
 
     Raises:
         ValueError: a rule selects nothing or is shadowed by an earlier one; a rule selects an
@@ -129,6 +133,7 @@ def _by_rules(key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
     if is_where(rules):
         raise TypeError(no_initializers(rules))
     chosen, parts = _assigned(tree, rules, allow_unmatched)
+    warn_of_stored_shapes(chosen, tree.paths, tree.leaves)
     if not tracing() and not isinstance(key, Tracer):
         ruled_leaves = {}
         for i, rule in chosen.items():
@@ -152,7 +157,10 @@ def _assigned(
         parsed(rules), tree.paths, tree.leaves, tree.whole, allow_unmatched
     )
     for i, rule in chosen.items():
-        check_leaf(tree.paths[i], tree.leaves[i], f"The rule for {describe(rule.where)}")
+        leaf, by = tree.leaves[i], f"The rule for {describe(rule.where)}"
+        fits = "" if is_inexact(leaf) else narrower(rule, chosen, tree.paths, tree.leaves)
+        check_leaf(tree.paths[i], leaf, by, fits)
+    warn_of_ties(list(chosen), tree.paths, tree.leaves)
     return chosen, parts
 
 
@@ -176,8 +184,7 @@ def _by_init_fn(
     chosen = list(found)
 
     def values(key: Key) -> list[Array]:
-        made = dict(zip(*flatten(init_fn(key))[:2], strict=True))
-        return [_picked(made, tree.paths[i], tree.leaves[i]) for i in chosen]
+        return picked(init_fn(key), tree.paths, tree.leaves, chosen)
 
     if not tracing() and not isinstance(key, Tracer):
         places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
@@ -194,6 +201,7 @@ def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> dict[int, Part 
         raise nothing_selected(unmatched[0], tree.paths, tree.whole)
     for i in found:
         check_usable(tree.paths[i], tree.leaves[i], describe(where))
+    warn_of_ties(list(found), tree.paths, tree.leaves)
     return found
 
 
@@ -207,25 +215,3 @@ def _through_model(
         return {i: by_path[path] for i, path in enumerate(paths) if path in by_path}
 
     return WithRules(init_fn, choose)
-
-
-def _picked(found: dict[Path, Any], path: Path, leaf: Any) -> Array:
-    """The leaf at a path of what `init_fn` made, like the leaf that it replaces."""
-    name = show(path)
-    if path not in found:
-        raise ValueError(
-            f"init_fn makes no leaf at {name!r}, which is selected.{elsewhere_hint(found, path)}"
-        )
-    made, shape, dtype = found[path], np.shape(leaf), dtype_of(leaf)
-    if np.shape(made) != shape:
-        raise ValueError(
-            f"init_fn makes {name!r} with shape {np.shape(made)}, but the tree holds shape "
-            f"{shape} there; select only leaves of equal shape, for example by "
-            f"lambda path, leaf: {path[-2:][0]!r} not in path."
-        )
-    if not can_cast(dtype_of(made), dtype):
-        raise ValueError(
-            f"init_fn makes {name!r} as {dtype_of(made)}, but the tree holds {dtype} there, which "
-            "cannot hold it."
-        )
-    return cast(made, leaf)

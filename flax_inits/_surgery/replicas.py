@@ -41,6 +41,11 @@ def check_replicas(
             )
 
 
+def copies_of(leaf: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a leaf has one slice of this shape for each device of `pmap`."""
+    return _per_device(leaf) and leaf.shape[1:] == shape
+
+
 def _are_replicas(leaves: Sequence[Any]) -> bool:
     """Whether every array has one slice per device, all alike, which is not so by chance.
 

@@ -40,16 +40,24 @@ def is_concrete(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
-def check_leaf(path: Path, leaf: Any, by: str) -> None:
-    """Raises unless an initializer can make a leaf like this one."""
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is of floats, real or complex: what initializers make."""
     dtype = getattr(leaf, "dtype", None)
-    number = isinstance(leaf, float | complex)
-    if not number and (dtype is None or not jnp.issubdtype(dtype, jnp.inexact)):
+    if dtype is None:
+        return isinstance(leaf, float | complex)
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def check_leaf(path: Path, leaf: Any, by: str, narrower: str = "") -> None:
+    """Raises unless an initializer can make a leaf like this one; `narrower` says what to write."""
+    if not is_inexact(leaf):
+        dtype = getattr(leaf, "dtype", None)
         what = type(leaf).__name__ if dtype is None else f"{dtype} of shape {leaf.shape}"
+        if leaf is ...:
+            what = "..., a placeholder of Orbax for an array that was not restored"
         raise ValueError(
             f"{by} selects {show(path)!r}, which no initializer can make: it holds {what}. "
-            f"Narrow the rule to leaves of floats: name them by longer patterns, such as "
-            f"{'/'.join((*path[:-1], '**', 'kernel'))!r}, and leave this one out."
+            f"Narrow the rule to leaves of floats{narrower}."
         )
     check_usable(path, leaf, by)
 
@@ -72,9 +80,8 @@ def check_usable(path: Path, leaf: Any, by: str, alive: bool = True) -> None:
     dtype = getattr(leaf, "dtype", None)
     if dtype is None:
         if not isinstance(leaf, bool | int | float | complex):
-            raise ValueError(
-                f"{by} selects {show(path)!r}, which is no array: {type(leaf).__name__}."
-            )
+            what = "a placeholder of Orbax, not restored" if leaf is ... else type(leaf).__name__
+            raise ValueError(f"{by} selects {show(path)!r}, which is no array: {what}.")
     elif not jnp.issubdtype(dtype, jax.dtypes.extended) and not _makes(dtype):
         raise ValueError(
             f"{by} selects {show(path)!r}, which holds {dtype}: JAX makes 64-bit leaves only "

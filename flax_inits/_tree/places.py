@@ -173,4 +173,4 @@ def _buffers(leaf: Any) -> set[int]:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         leaf = jax.random.key_data(leaf)
     parts = [shard.data for shard in leaf.addressable_shards]
-    return {part.unsafe_buffer_pointer() for part in parts if part.size}
+    return {part.unsafe_buffer_pointer() for part in parts}

@@ -1,16 +1,18 @@
 """Rules: which initializer each leaf gets, every way in which asking can be wrong, and the leaf."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 
-from .._base.errors import did_you_mean, noted
+from .._base.errors import did_you_mean, listed, noted
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .casting import checked_as
 from .forms import describe, is_literal, is_mask
-from .leaves import dtype_of
+from .globs import escaped
+from .leaves import dtype_of, is_inexact
 from .misses import nothing_selected
 from .parts import Part, refuse_parts
 from .paths import path_hash, show
@@ -141,6 +143,20 @@ def _shadowed(rule: HasWhere, earlier: Sequence[HasWhere]) -> ValueError:
         f"The rule for {describe(rule.where)} wins no leaf: what it selects already belongs to the "
         f"rule for {by}, which comes first. The first match wins: put the narrower rule first."
     )
+
+
+def narrower(
+    rule: Rule, rules: Mapping[int, Rule], paths: Sequence[Path], leaves: Sequence[Any]
+) -> str:
+    """How to write a rule that wins only those of its leaves that initializers make."""
+    own = [i for i, other in rules.items() if other is rule]
+    fit = [paths[i] for i in own if is_inexact(leaves[i])]
+    names = {path[-1] for path in fit if path} - {paths[i][-1] for i in own if paths[i] not in fit}
+    if not names or not all(path[-1] in names for path in fit):
+        return f", {listed(fit, most=3)}" if fit else ""
+    above = escaped(tuple(os.path.commonprefix([paths[i][:-1] for i in own])))
+    patterns = [f"{above}/**/{escaped((name,))}".lstrip("/") for name in sorted(names)]
+    return f": {listed(patterns)}"
 
 
 def note(path: Path, rule: Rule) -> str:

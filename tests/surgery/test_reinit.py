@@ -723,7 +723,8 @@ class TestDonation:
 
     def test_a_tied_array_that_is_replaced_everywhere_goes(self):
         shared = jnp.ones((3, 3))
-        after = fi.reinit(KEY, {"a": shared, "b": shared}, {"**": XAVIER}, donate=True)
+        with pytest.warns(UserWarning, match="'a' and 'b' hold the same array"):
+            after = fi.reinit(KEY, {"a": shared, "b": shared}, {"**": XAVIER}, donate=True)
         assert shared.is_deleted() and not (after["a"] == after["b"]).any()
 
     def test_an_initializer_that_gives_the_old_leaf(self):
@@ -735,6 +736,16 @@ class TestDonation:
         params = {"a": jnp.zeros((0, 3)), "b": jnp.zeros((0, 3))}
         after = fi.reinit(KEY, params, {"a": fi.normal(1.0)}, donate=True)
         assert after["a"].shape == (0, 3) and not params["b"].is_deleted()
+        assert params["a"].is_deleted()
+
+    @pytest.mark.parametrize("shape", [(0, 3), (2, 3)])
+    def test_an_array_that_shares_a_buffer_with_a_kept_one_stays(self, shape):
+        one = jnp.zeros(shape)
+        other = jax.device_put(one, one.sharding)
+        for params in ({"a": one, "b": one}, {"a": one, "b": other}):
+            after = fi.reinit(KEY, params, {"a": fi.ones()}, donate=True)
+            assert after["b"] is params["b"] and not after["b"].is_deleted()
+            assert not one.is_deleted()
 
 
 class TestTransformed:

@@ -103,7 +103,7 @@ def test_sharded_boxed_and_on_other_devices():
     sharded = jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, P("x")))
     with jax.default_device(jax.devices()[2]):
         elsewhere = jnp.ones((6, 2))
-    tree = {"a": nn.Partitioned(sharded, ("x", None)), "b": elsewhere, "c": nnx.Param(sharded)}
+    tree = {"a": nn.Partitioned(sharded, ("x", None)), "b": elsewhere, "c": nnx.Param(sharded * 2)}
     init = fi.normal(1.0)
     whole = fi.reinit(KEY, tree, {"**": init})
     made = fi.reinit(KEY, tree, {at("**", [0, 5]): init})
