@@ -1,6 +1,5 @@
 """New values in parts of arrays: where a layer's masks say, in params and their statistics."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from .._base.jax_state import tracing
 from .._base.types import Array, Path
 from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32
-from .._tree.places import Placement, laid_out, place_of, placed_at
+from .._tree.places import jitted_at, laid_out, place_of
 from .layers import Edit
 
 
@@ -19,13 +18,7 @@ def program(function: Callable, facts: tuple, path: Path, leaf: Any) -> Callable
     """`function(facts, leaf, ...)`: compiled once for each layout, or inline under a trace."""
     if tracing():
         return lambda *args: laid_out(function(facts, *args), leaf)
-    return _compiled(function, facts, place_of(path, leaf))
-
-
-@functools.lru_cache(maxsize=1024)
-def _compiled(function: Callable, facts: tuple, place: Placement) -> Callable:
-    run = jax.jit(functools.partial(function, facts), out_shardings=place.sharding)
-    return placed_at(place)(run)  # The context manager as a decorator: entered at each call.
+    return jitted_at(function, place_of(path, leaf), facts)
 
 
 def edited(

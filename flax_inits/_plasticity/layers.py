@@ -1,6 +1,7 @@
-"""The layer graph of `recycle`: which arrays hold a unit's weights, and where in them."""
+"""The layers of `recycle`: which arrays hold a unit's weights, and where in them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from .._base.types import PyTree
 from .._tree.leaves import is_concrete
 from .._tree.paths import flatten, show
 
-_PARTS = ("kernel", "bias", "norm", "feeds")
+_PARTS = ("kernel", "bias", "norm", "feeds", "spatial")
 _NORMS = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
 
 
@@ -31,8 +32,8 @@ class Edit(NamedTuple):
     """'incoming', 'outgoing' or 'unit'."""
 
 
-class Layers:
-    """A user's `layers`, checked against the params and the masks."""
+class LayerEdits:
+    """What a user's `layers` and masks mean for the params: the edits of each leaf, checked."""
 
     def __init__(
         self, params: PyTree, masks: Mapping[str, Any], layers: Mapping[str, Any], outgoing: Any
@@ -40,7 +41,7 @@ class Layers:
         self.names, self.leaves, self.treedef = flatten(params)
         self._place = {name: i for i, name in enumerate(self.names)}
         self._shown = {show(name): i for i, name in enumerate(self.names)}
-        self.edits: dict[int, list[Edit]] = {}
+        self.of_leaf: dict[int, list[Edit]] = {}
         self.layer_of: dict[tuple[int, str], str] = {}
         _check_names(masks, layers)
         self.masks = {name: _mask(name, masks[name]) for name in layers if name in masks}
@@ -52,13 +53,13 @@ class Layers:
 
     def _incoming(self, name: str, layer: Mapping[str, Any]) -> None:
         for i in self._leaves(name, "kernel", layer["kernel"]):
-            self._units(name, i, -1, exact=True)
+            self._units(name, i, -1)
             self._add(i, Edit(name, -1, 1, None, "incoming"))
         for i in self._leaves(name, "bias", layer.get("bias")):
-            self._units(name, i, -1, exact=True)
+            self._units(name, i, -1)
             self._add(i, Edit(name, -1, 1, 0.0, "unit"))
         for i, value in self._norms(name, layer.get("norm")):
-            self._units(name, i, -1, exact=True)
+            self._units(name, i, -1)
             self._add(i, Edit(name, -1, 1, value, "unit"))
 
     def _outgoing(self, name: str, layer: Mapping[str, Any], outgoing: Any) -> None:
@@ -74,27 +75,36 @@ class Layers:
                     "'feeds': {path: axis}."
                 )
             axis -= ndim if axis >= 0 else 0
-            repeats = self._units(name, i, axis, exact=ndim > 2)
+            repeats = self._units(name, i, axis, fed_by=layer)
             if outgoing != "keep":
                 value = 0.0 if isinstance(outgoing, str) else None
                 self._add(i, Edit(name, axis, repeats, value, "outgoing"))
 
     def _add(self, i: int, edit: Edit) -> None:
-        self.edits.setdefault(i, []).append(edit)
+        self.of_leaf.setdefault(i, []).append(edit)
         if edit.value is None:
             self.layer_of.setdefault((i, edit.role), edit.layer)
 
-    def _units(self, name: str, i: int, axis: int, exact: bool) -> int:
-        """How often the layer's units fit the axis, which must be a whole number of times."""
+    def _units(self, name: str, i: int, axis: int, fed_by: Mapping[str, Any] | None = None) -> int:
+        """How often the layer's units are along the axis: once, or for each flattened position."""
         shape, units = np.shape(self.leaves[i]), self.masks[name].shape[0]
         size = shape[axis] if len(shape) >= -axis else 0
-        if size == 0 or size % units or (exact and size != units):
-            tiled = "" if exact else ", or a multiple of that where positions were flattened"
-            raise ValueError(
-                f"The mask of layer {name!r} has {units} units, but {show(self.names[i])!r} of "
-                f"shape {shape} has {size} along axis {axis}; it must have {units}{tiled}."
+        spatial = None if fed_by is None else fed_by.get("spatial")
+        positions = 1 if spatial is None else _positions(name, spatial)
+        if size in (units, units * positions):
+            return size // units
+        fix = f"it must have {units}"
+        if spatial is not None:
+            fix += f", or {units * positions} where feature maps of {spatial} are flattened"
+        elif fed_by is not None and size and size % units == 0:
+            fix += (
+                ". If feature maps are flattened into it, say their size in space, "
+                f"'spatial': (height, width), here {size // units} positions"
             )
-        return size // units
+        raise ValueError(
+            f"The mask of layer {name!r} has {units} units, but {show(self.names[i])!r} of "
+            f"shape {shape} has {size} along axis {axis}; {fix}."
+        )
 
     def _leaves(self, name: str, part: str, given: Any) -> list[int]:
         if given is None:
@@ -164,6 +174,16 @@ def _check_layer(name: str, layer: Any) -> None:
             f"Layer {name!r} has no {lacks!r}. Each needs the kernel that makes its units and "
             "the kernels that they feed; the output layer feeds none and is not recycled."
         )
+
+
+def _positions(name: str, spatial: Any) -> int:
+    sizes = spatial if isinstance(spatial, Sequence) else [spatial]
+    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(
+            f"'spatial' of layer {name!r} must be the size of its feature maps, such as (7, 7); "
+            f"got {spatial!r}."
+        )
+    return math.prod(sizes)
 
 
 def _mask(name: str, mask: Any) -> Any:

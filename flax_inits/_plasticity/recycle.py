@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,9 @@ from .._optimizer.fresh import fresh
 from .._optimizer.matching import matched
 from .._optimizer.reset import check_optimizer, report
 from .._surgery.reinit import reinit
-from .._tree.paths import flatten, path_hash, show
+from .._tree.paths import flatten, path_hash, paths, show
 from .edits import blended, edited, lost_axes, program
-from .layers import Edit, Layers
+from .layers import Edit, LayerEdits
 
 
 def recycle(
@@ -39,7 +39,8 @@ def recycle(
     were silent. Nothing is inferred from names; `layers` says what belongs to a layer's units:
 
         layers = {
-            "conv": {"kernel": "Conv_0/kernel", "bias": "Conv_0/bias", "feeds": "Dense_0/kernel"},
+            "conv": {"kernel": "Conv_0/kernel", "bias": "Conv_0/bias", "feeds": "Dense_0/kernel",
+                     "spatial": (7, 7)},
             "hidden": {"kernel": "Dense_0/kernel", "bias": "Dense_0/bias",
                        "norm": "LayerNorm_0", "feeds": ["Dense_1/kernel"]},
         }
@@ -47,15 +48,17 @@ def recycle(
     - `kernel`: makes the units, which are its last axis.
     - `bias`: optional.
     - `norm`: optional; a node with leaves called scale and var (1 for a new unit), bias and mean
-      (0), or a mapping from leaf to value. Give whole variables as `params` to reach statistics.
+      (0), or a mapping from leaf to value. To reach running statistics too, give variables,
+      `{"params": ..., "batch_stats": ...}`, as `params`; all paths then begin with a collection.
     - `feeds`: the kernels that the units go into, at axis -2, or a mapping from kernel to axis.
-      A dense kernel with a multiple of the units takes flattened feature maps, channels last.
+    - `spatial`: the size of the feature maps, where they are flattened, channels last, into a
+      dense kernel that they feed. Without it, a kernel has one row for each unit.
 
     Paths are strings joined by `/`, or tuples; each part takes a list of them too.
 
     Args:
         key: one PRNG key.
-        params: any pytree.
+        params: any pytree, or variables that hold one as "params".
         masks: for each layer to recycle, a bool array of shape (units,), true for new units.
         layers: the layers, as above. The output layer feeds nothing and has no entry.
         incoming: what makes fresh weights: an initializer, called with the kernel's whole shape;
@@ -65,7 +68,8 @@ def recycle(
         norm_factor: scales each fresh column to this factor times the mean norm of the columns
             that stay. None keeps the columns as drawn.
         opt_state: the optimizer's state; the entries of all new weights are as in
-            `tx.init(params)`, with the new params. Counts are kept.
+            `tx.init(params)`, with the new params; of variables, `variables["params"]`. Counts are
+            kept.
         tx: the optimizer.
 
     Returns:
@@ -92,21 +96,19 @@ def recycle(
            [1., 7., 1.]], dtype=float32)
     """
     _check_arguments(outgoing, opt_state, tx)
-    graph = Layers(params, masks, layers, outgoing)
-    found = []
-    if tx is not None:
-        tx, found = matched(tx, opt_state, params)
+    edits = LayerEdits(params, masks, layers, outgoing)
+    trained = None if tx is None else _trained(tx, opt_state, params)
     drawn = {
-        "incoming": _draws(key, params, graph, "incoming", incoming),
-        "outgoing": _draws(key, params, graph, "outgoing", outgoing),
+        "incoming": _draws(key, params, edits, "incoming", incoming),
+        "outgoing": _draws(key, params, edits, "outgoing", outgoing),
     }
-    leaves = list(graph.leaves)
-    for i, edits in graph.edits.items():
+    leaves = list(edits.leaves)
+    for i, of_leaf in edits.of_leaf.items():
         values = {role: made[i] for role, made in drawn.items() if i in made}
-        edit = program(edited, tuple(edits), graph.names[i], leaves[i])
-        leaves[i] = edit(leaves[i], values, _masks(graph, edits), norm_factor)
-    new = graph.treedef.unflatten(leaves)
-    return new if tx is None else (new, _recycled_state(tx, opt_state, new, found, graph))
+        edit = program(edited, tuple(of_leaf), edits.names[i], leaves[i])
+        leaves[i] = edit(leaves[i], values, _masks(edits, of_leaf), norm_factor)
+    new = edits.treedef.unflatten(leaves)
+    return new if trained is None else (new, _recycled_state(trained, opt_state, new, edits))
 
 
 def _check_arguments(outgoing: Any, opt_state: PyTree, tx: Any) -> None:
@@ -118,64 +120,92 @@ def _check_arguments(outgoing: Any, opt_state: PyTree, tx: Any) -> None:
         check_optimizer(tx)
 
 
-def _masks(graph: Layers, edits: Sequence[Edit]) -> dict[str, Array]:
-    return {edit.layer: graph.masks[edit.layer] for edit in edits}
+class _Trained(NamedTuple):
+    """What an optimizer trains."""
+
+    tx: Any
+    entries: list[Entry]
+    """Of its state; the positions of params are those in the whole tree."""
+
+    below: str | None
+    """The key of the params in the whole tree, if they are not the whole tree."""
 
 
-def _draws(key: Key, params: PyTree, graph: Layers, role: str, source: Any) -> dict[int, Array]:
+def _trained(tx: Any, opt_state: PyTree, params: PyTree) -> _Trained:
+    """The optimizer's part of `params`: all of it, or the collection of that name in variables."""
+    if not isinstance(params, Mapping) or "params" not in params:
+        return _Trained(*matched(tx, opt_state, params), None)
+    try:
+        tx_of, entries = matched(tx, opt_state, params["params"])
+    except ValueError as error:
+        try:
+            return _Trained(*matched(tx, opt_state, params), None)
+        except ValueError:
+            raise error from None
+    first = next(i for i, path in enumerate(paths(params)) if path[0] == "params")
+    moved = [e._replace(params=frozenset(first + param for param in e.params)) for e in entries]
+    return _Trained(tx_of, moved, "params")
+
+
+def _masks(edits: LayerEdits, of_leaf: Sequence[Edit]) -> dict[str, Array]:
+    return {edit.layer: edits.masks[edit.layer] for edit in of_leaf}
+
+
+def _draws(key: Key, params: PyTree, edits: LayerEdits, role: str, source: Any) -> dict[int, Array]:
     """Fresh arrays for the leaves that need them, by position."""
-    wanted = {i: layer for (i, which), layer in graph.layer_of.items() if which == role}
+    wanted = {i: layer for (i, which), layer in edits.layer_of.items() if which == role}
     if not wanted:
         return {}
     source = nn.initializers.lecun_normal() if source is None else source
     if not callable(source) and not all(map(callable, jax.tree.leaves(source))):
-        return _from_tree(graph, wanted, source, role)
+        return _from_tree(edits, wanted, source, role)
     rules = []
     for i, layer in wanted.items():
         if not callable(source) and layer not in source:
             raise ValueError(f"{role} has no initializer for layer {layer!r}, which has a mask.")
         init = source if callable(source) else source[layer]
-        rules.append((lambda path, leaf, of=graph.names[i]: path == of, init))
+        rules.append((lambda path, leaf, of=edits.names[i]: path == of, init))
     # Both draws of one kernel must differ, or incoming and outgoing weights would be equal.
     own = key if role == "incoming" else jax.random.fold_in(key, path_hash((role,)))
     new = jax.tree.leaves(reinit(own, params, rules))
     return {i: new[i] for i in wanted}
 
 
-def _from_tree(graph: Layers, wanted: Iterable[int], tree: PyTree, role: str) -> dict[int, Array]:
+def _from_tree(
+    edits: LayerEdits, wanted: Iterable[int], tree: PyTree, role: str
+) -> dict[int, Array]:
     names, leaves, _ = flatten(tree)
     made = dict(zip(names, leaves, strict=True))
     for i in wanted:
-        name, shape = graph.names[i], np.shape(graph.leaves[i])
+        name, shape = edits.names[i], np.shape(edits.leaves[i])
         if name not in made or np.shape(made[name]) != shape:
             has = f"has shape {np.shape(made[name])}" if name in made else "is missing"
             raise ValueError(
                 f"{role} is taken for a tree of fresh params, but its {show(name)!r} {has}; params "
                 f"holds shape {shape} there."
             )
-    return {i: made[graph.names[i]] for i in wanted}
+    return {i: made[edits.names[i]] for i in wanted}
 
 
-def _recycled_state(
-    tx: Any, opt_state: PyTree, params: PyTree, found: Sequence[Entry], graph: Layers
-) -> PyTree:
-    """The state with the entries of new weights as in `tx.init(params)`."""
+def _recycled_state(trained: _Trained, opt_state: PyTree, new: PyTree, edits: LayerEdits) -> PyTree:
+    """The state with the entries of new weights as in `tx.init` of the new params."""
     state, treedef = jax.tree.flatten(opt_state)
+    tx, entries, below = trained
     wanted: dict[int, int] = {}
-    left = [e.path for e in found if e.kind == "mixed" and not e.params.isdisjoint(graph.edits)]
-    for index, entry in enumerate(found):
-        param = next(iter(entry.params))
-        if entry.kind != "own" or param not in graph.edits:
+    left = [e.path for e in entries if e.kind == "mixed" and not e.params.isdisjoint(edits.of_leaf)]
+    for index, entry in enumerate(entries):
+        param = next(iter(entry.params), None)
+        if entry.kind != "own" or param not in edits.of_leaf:
             continue
-        if lost_axes(np.shape(graph.leaves[param]), entry.shape) is not None:
+        if lost_axes(np.shape(edits.leaves[param]), entry.shape) is not None:
             wanted[index] = param
         elif math.prod(entry.shape) > 1:
             left.append(entry.path)
     report(left, strict=False)
-    for index, value in fresh(tx, params, found, state, list(wanted)).items():
+    params = new if below is None else new[below]
+    for index, value in fresh(tx, params, entries, state, list(wanted)).items():
         param, old = wanted[index], state[index]
-        edits = tuple(graph.edits[param])
-        facts = (edits, np.shape(graph.leaves[param]))
-        blend = program(blended, facts, found[index].path, old)
-        state[index] = blend(old, value, _masks(graph, edits))
+        of_leaf = tuple(edits.of_leaf[param])
+        blend = program(blended, (of_leaf, np.shape(edits.leaves[param])), entries[index].path, old)
+        state[index] = blend(old, value, _masks(edits, of_leaf))
     return treedef.unflatten(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from .._surgery.reinit import reinit
 from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32, dtype_of
 from .._tree.paths import flatten
-from .._tree.places import Placement, place_of, placed_at
+from .._tree.places import jitted_at, place_of
 
 
 def shrink_perturb(
@@ -69,7 +68,7 @@ def shrink_perturb(
     mixed = list(leaves)
     for i, (old, new) in enumerate(zip(leaves, fresh, strict=True)):
         if new is not old:
-            mix = _mixed if inline else _mixer(place_of(names[i], old))
+            mix = _mixed if inline else jitted_at(_mixed, place_of(names[i], old))
             mixed[i] = mix(shrink, perturb, old, new)
     return treedef.unflatten(mixed)
 
@@ -88,8 +87,3 @@ def _mixed(shrink: Any, perturb: Any, old: Any, new: Array) -> Array:
     return checked_as(
         kept * jnp.asarray(old, wide) + added * new.astype(wide), old, "shrink_perturb"
     )
-
-
-@functools.lru_cache(maxsize=256)
-def _mixer(place: Placement) -> Callable[..., Array]:
-    return placed_at(place)(jax.jit(_mixed, out_shardings=place.sharding))

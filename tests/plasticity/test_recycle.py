@@ -76,6 +76,39 @@ def test_any_tree_of_activations():
     assert masks["hidden"]["__call__"][0].shape == (3,)
 
 
+class Captured(nn.Module):
+    """A relu that is a function: Flax captures what comes before it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2, name="out")(nn.relu(nn.Dense(8, name="hidden")(x)))
+
+
+def test_values_before_the_activation_are_noticed():
+    """There, units that a bias silences look like the only live ones."""
+    x = jax.random.normal(KEY, (16, 3))
+    params = Captured().init(KEY, x)["params"]
+    params["hidden"]["bias"] = jnp.where(jnp.arange(8) < 4, -99.0, 3.0)
+    _, captured = Captured().apply(
+        {"params": params}, x, capture_intermediates=True, mutable="intermediates"
+    )
+    hidden = captured["intermediates"]["hidden"]["__call__"][0]
+    with pytest.warns(UserWarning, match=r"4 of 8 units of 'hidden' are negative on aver") as said:
+        dormant({"hidden": hidden}, 0.1)
+    assert said[0].filename == __file__ and "give dormant what comes after it" in str(said[0])
+    expected = np.arange(8) < 4
+    np.testing.assert_array_equal(dormant(nn.relu(hidden), 0.1), expected)
+    with pytest.warns(UserWarning, match=r"^4 of 8 units are negative"):
+        dormant(hidden.astype(jnp.bfloat16), 0.1)
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.relu, nn.gelu, nn.silu, nn.elu, nn.selu, nn.tanh, nn.soft_sign, nn.sigmoid]
+)
+def test_activations_are_not_taken_for_what_comes_before(activation):
+    dormant(activation(jax.random.normal(KEY, (64, 32)) * 9 - 5), 0.1)
+
+
 def test_dormant_under_jit_and_errors():
     assert jax.jit(dormant)(jnp.ones((2, 3)), 0.5).dtype == bool
     with pytest.raises(ValueError, match=r"activations have shape \(3,\); dormant needs \(batch"):
@@ -130,7 +163,7 @@ def test_only_what_belongs_to_masked_layers_is_new():
 def test_conv_to_dense_is_tiled():
     """For a 2 x 2 x 3 map and channel 1, the rows of the flattened map are 1, 4, 7 and 10."""
     params = {"conv": jnp.ones((3, 3, 1, 3)), "dense": jnp.ones((12, 2)), "out": jnp.ones((2, 1))}
-    layers = {"conv": {"kernel": "conv", "feeds": "dense"}}
+    layers = {"conv": {"kernel": "conv", "feeds": "dense", "spatial": (2, 2)}}
     new = recycle(KEY, params, {"conv": mask(0, 1, 0)}, layers, incoming=FRESH)
     rows = np.flatnonzero((new["dense"] == 0).all(axis=1))
     np.testing.assert_array_equal(rows, [1, 4, 7, 10])
@@ -153,7 +186,14 @@ def test_tiling_is_what_a_model_computes():
     x = jax.random.normal(KEY, (3, 4, 4, 1))
     params = Net().init(KEY, x)["params"]
     params["conv"]["bias"] = jnp.array([0.0, -99.0, 0.0, -99.0])
-    layers = {"conv": {"kernel": "conv/kernel", "bias": "conv/bias", "feeds": "dense/kernel"}}
+    layers = {
+        "conv": {
+            "kernel": "conv/kernel",
+            "bias": "conv/bias",
+            "feeds": "dense/kernel",
+            "spatial": (4, 4),
+        }
+    }
     output, sown = Net().apply({"params": params}, x, mutable="intermediates")
     masks = {"conv": dormant(sown["intermediates"]["map"][0], 0.0)}
     np.testing.assert_array_equal(masks["conv"], [False, True, False, True])
@@ -162,6 +202,28 @@ def test_tiling_is_what_a_model_computes():
     again, sown = Net().apply({"params": new}, x, mutable="intermediates")
     np.testing.assert_allclose(output, again, rtol=1e-6)
     assert not dormant(sown["intermediates"]["map"][0], 0.0).any()
+
+
+def test_flattening_is_said_never_guessed():
+    """A head that a convolution does not feed can have a multiple of its channels as rows."""
+    params = {"conv": jnp.ones((3, 3, 1, 16)), "head": jnp.ones((64, 10))}
+    layer, masks = {"kernel": "conv", "feeds": "head"}, {"conv": jnp.zeros(16, bool)}
+    with pytest.raises(
+        ValueError, match=r"has 64 along axis -2; .*'spatial': .*, here 4 positions"
+    ):
+        recycle(KEY, params, masks, {"conv": layer})
+    recycle(KEY, params, masks, {"conv": {**layer, "spatial": (2, 2)}})  # As the message says.
+    recycle(KEY, params, masks, {"conv": {**layer, "spatial": 4}})
+    with pytest.raises(ValueError, match=r"must have 16, or 144 where feature maps of \(3, 3\)"):
+        recycle(KEY, params, masks, {"conv": {**layer, "spatial": (3, 3)}})
+    for wrong in ((), (2, 0), "2x2", 2.0):
+        with pytest.raises(ValueError, match="'spatial' of layer 'conv' must be the size of its"):
+            recycle(KEY, params, masks, {"conv": {**layer, "spatial": wrong}})
+    # Maps that are pooled before one kernel and flattened before another.
+    params["pooled"] = jnp.ones((16, 2))
+    both = {"kernel": "conv", "feeds": ["head", "pooled"], "spatial": (2, 2)}
+    new = recycle(KEY, params, {"conv": jnp.arange(16) == 3}, {"conv": both})
+    assert [int((new[name] == 0).all(1).sum()) for name in ("head", "pooled")] == [4, 1]
 
 
 def test_conv_feeds_conv_and_several():
@@ -258,6 +320,55 @@ def test_moments_of_the_new_entries():
         assert moment["out"]["bias"] is before["out"]["bias"]
     assert after[0].count is state[0].count
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_statistics_and_moments_in_one_call():
+    """Variables, with the optimizer's state of their params."""
+    tx, params = optax.adam(0.1), network()
+    params["norm"] = {"scale": jnp.full(3, 5.0), "bias": jnp.full(3, 5.0)}
+    stats = {"norm": {"mean": jnp.full(3, 5.0), "var": jnp.full(3, 5.0)}}
+    state = stepped(tx, params)
+    layer = {
+        "kernel": "params/first/kernel",
+        "norm": ["params/norm", "batch_stats/norm"],
+        "feeds": "params/second/kernel",
+    }
+    new, after = recycle(
+        KEY,
+        {"params": params, "batch_stats": stats},
+        {"first": mask(0, 1, 0)},
+        {"first": layer},
+        incoming=FRESH,
+        opt_state=state,
+        tx=tx,
+    )
+    np.testing.assert_array_equal(new["batch_stats"]["norm"]["var"], [5, 1, 5])
+    np.testing.assert_array_equal(new["batch_stats"]["norm"]["mean"], [5, 0, 5])
+    changed = jax.tree.map(lambda a, b: np.asarray(a != b), params, new["params"])
+    assert changed["norm"]["scale"].tolist() == [False, True, False]
+    expected = jax.tree.map(lambda old, is_new: np.where(is_new, 0, old), state[0].mu, changed)
+    jax.tree.map(np.testing.assert_array_equal, after[0].mu, expected)
+    assert after[0].mu["second"]["bias"] is state[0].mu["second"]["bias"]
+    # A state of the whole tree is taken for what it is, a wrong one for neither.
+    whole = stepped(tx, {"params": params})
+    _, after = recycle(
+        KEY,
+        {"params": params},
+        {"first": mask(0, 1, 0)},
+        {"first": {**layer, "norm": "params/norm"}},
+        opt_state=whole,
+        tx=tx,
+    )
+    assert not after[0].mu["params"]["second"]["kernel"][1].any()
+    with pytest.raises(ValueError, match="not a state of this optimizer"):
+        recycle(
+            KEY,
+            {"params": params, "batch_stats": stats},
+            {"first": mask(0, 1, 0)},
+            {"first": layer},
+            opt_state=whole,
+            tx=tx,
+        )
 
 
 @pytest.mark.thorough
@@ -447,7 +558,7 @@ def test_nothing_is_compiled_again():
             {"a": {"kernel": "b", "feeds": "a"}},
             r"has 3 units, but 'b' of shape \(3, 4\) has 4",
         ),
-        ({"a": {"kernel": "a", "feeds": "a"}}, r"has 2 along axis -2; it must have 3, or a multi"),
+        ({"a": {"kernel": "a", "feeds": "a"}}, r"has 2 along axis -2; it must have 3[.]$"),
         ({"a": {"kernel": "a", "feeds": {"b": 2}}}, "feeds 'b' at axis 2, but that has shape"),
         ({"a": {"kernel": "a", "feeds": "b", "norm": "c"}}, "'norm' of layer 'a' names 'c', which"),
         ({"c": {"kernel": "a", "feeds": "b"}}, "masks has a layer 'a', which layers does not"),
