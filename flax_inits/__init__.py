@@ -118,6 +118,7 @@ from ._reports.signal import signal as signal
 from ._optimizer.reset import reset_optimizer as reset_optimizer
 from ._optimizer.reset import OptimizerStateWarning as OptimizerStateWarning
 from ._optimizer.train_state import reinit_state as reinit_state
+from ._optimizer.graft_optimizer import graft_optimizer as graft_optimizer
 
 # Whole-tree schemes.
 from ._schemes.lsuv import lsuv as lsuv

@@ -18,7 +18,7 @@ from .matching import matched
 
 
 class OptimizerStateWarning(UserWarning):
-    """Statistics of chosen params were left as they were, since they are mixed with others'."""
+    """Statistics of chosen params were left as they were, or fresh ones: they cannot be split."""
 
 
 def reset_optimizer(

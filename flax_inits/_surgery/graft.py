@@ -97,8 +97,8 @@ def graft(
     new = {}
     while plan.taken:  # One leaf at a time: what was computed for it goes with its plan.
         i = next(iter(plan.taken))
-        goal = goal_of(names[i], leaves[i])
-        new[i] = filled(plan.taken.pop(i), plan.donor, goal, leaves[i], staged)
+        view = plan.taken.pop(i).view(plan.donor, goal_of(names[i], leaves[i]), staged)
+        new[i] = filled(view, names[i], leaves[i], staged)
         if i in plan.parts:
             new[i] = spliced(leaves[i], new[i], plan.parts[i])
     return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(leaves)])

@@ -28,7 +28,10 @@ class Goal(NamedTuple):
     """For `unstack`: which of how many leaves this is."""
 
     last: bool = True
-    """Whether what is made next is the leaf, so that its size is known."""
+    """Whether nothing but casts follow, so that the size of the leaf is known."""
+
+    grows: bool = True
+    """Whether nothing but casts and growing follow, so that the leaf's own values are in place."""
 
 
 class Adapter:

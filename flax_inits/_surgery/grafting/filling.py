@@ -1,6 +1,6 @@
 """Leaves as planned: read from the donor and put where the target's leaves live."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from ..._tree.leaves import dtype_of, is_concrete
 from ..._tree.places import Placement, copied, laid_out, place_of, placed_at
 from ..reinit import reinit
 from .adapter import Goal
-from .planning import Taken
 from .views import Region, View, of_array, whole
 
 
@@ -50,13 +49,12 @@ def _drawn(key: Any, path: Path, leaf: Any, init: Any, staged: bool) -> View:
     return View(tuple(np.shape(leaf)), dtype_of(leaf), read)
 
 
-def filled(taken: Taken, donor: Mapping[Path, Any], goal: Goal, leaf: Any, staged: bool) -> Any:
+def filled(view: View, path: Path, leaf: Any, staged: bool) -> Any:
     """The new leaf, in memory of its own, with the old one's place, dtype and weak type."""
-    view = taken.view(donor, goal, staged)
     if staged or isinstance(view.raw, Tracer):
         values = view.read(whole(view.shape)) if view.raw is None else view.raw
         return laid_out(cast(values, leaf), leaf)
-    place = place_of(goal.path, leaf)
+    place = place_of(path, leaf)
     with placed_at(place):
         if is_concrete(view.raw):
             return cast(copied(view.raw, place), leaf)

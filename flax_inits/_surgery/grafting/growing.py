@@ -83,11 +83,15 @@ class grow(Adapter):
                 f"{self!r} keeps the target's own values in the new part, but the target is "
                 "abstract and has none: give grow an init, or 'mean'."
             )
-        if not goal.last:
+        if not goal.grows:
             raise ValueError(
                 f"{self!r} keeps the target's own values, which are known only where nothing but "
-                "cast follows; put it last, or give it an init."
+                "grow and cast follow; put it last, or give it an init."
             )
-        if shape != goal.shape:
+        fits = len(shape) == len(goal.shape)
+        if not fits or any(a > b for a, b in zip(shape, goal.shape, strict=True)):
             raise Misfit(f"{self!r} makes {shape}, but the target has shape {goal.shape}.")
-        return part(goal.own(), axis, old, size)
+        own = part(goal.own(), axis, old, size)
+        for other, width in enumerate(shape):
+            own = own if other == axis else part(own, other, 0, width)
+        return own

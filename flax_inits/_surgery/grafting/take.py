@@ -96,7 +96,11 @@ def chained(
     rows = [list(row) for row in arrays]
     adapters = _casts_first(adapters)
     for position, adapter in enumerate(adapters):
-        then = goal._replace(last=all(isinstance(a, cast) for a in adapters[position + 1 :]))
+        left = adapters[position + 1 :]
+        then = goal._replace(
+            last=all(isinstance(a, cast) for a in left),
+            grows=all(isinstance(a, cast | grow) for a in left),
+        )
         if isinstance(adapter, Adapter) and adapter.joins:
             if listed:
                 rows, listed = [[adapter.joined(row, then)] for row in rows], False
