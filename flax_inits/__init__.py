@@ -23,7 +23,7 @@ from ._tree.selection import select as select
 from ._tree.resolve import all_but as all_but
 from ._tree.parts import at as at
 from ._tree.labels import labels as labels
-from ._modules.linen.of_type import of_type as of_type
+from ._modules.of_type import of_type as of_type
 
 # General initializers.
 from .initializers import mixture as mixture

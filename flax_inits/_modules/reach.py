@@ -16,6 +16,7 @@ from .._base.errors import listed, noted, outside
 from .._base.types import Key, Path, PyTree, Rules
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf
+from .._tree.modules import opened
 from .._tree.paths import flatten, show
 from .._tree.rules import (
     Rule,
@@ -120,7 +121,7 @@ class WithRules:
 
     def _survey(self, args: tuple, kwargs: dict[str, Any]) -> _Survey:
         run = Run()
-        fun, arrays = of_arrays(self._fun, args, kwargs)
+        fun, arrays = of_arrays(lambda *a, **k: opened(self._fun(*a, **k))[0], args, kwargs)
         with _watched(run):
             closed, shape = jax.make_jaxpr(fun, return_shape=True)(arrays)
         paths, leaves, _ = flatten(shape)

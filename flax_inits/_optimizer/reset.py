@@ -15,6 +15,7 @@ from .._tree.selection import selected
 from .entries import Entry
 from .fresh import fresh
 from .matching import matched
+from .nnx_state import of_module
 
 
 class OptimizerStateWarning(UserWarning):
@@ -45,7 +46,8 @@ def reset_optimizer(
     Args:
         tx: the `optax.GradientTransformation`, or anything with its `init`.
         opt_state: its state; containers, boxes, dtypes and shardings are kept.
-        params: the *new* params: Schedule-Free and Prodigy hold copies of them.
+        params: the *new* params, or the `nnx.Module` with them: Schedule-Free and Prodigy hold
+            copies of these.
         where: which leaves of `params` (see `select`).
         counts: "keep", or "reset" for the shared scalars too, which is possible where all the
             params that share them are chosen. Hyperparameters and random keys are never reset.
@@ -75,6 +77,7 @@ def reset_optimizer(
     check_optimizer(tx)
     if counts not in ("keep", "reset"):
         raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
+    params, where = of_module(params, where)
     names, leaves, _ = flatten(params)
     chosen = frozenset(i for i, use in enumerate(selected(where, names, leaves, params)) if use)
     tx, found = matched(tx, opt_state, params)

@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 from jax.core import Tracer
 
-from .._base import bits
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import Inline, compute
@@ -17,6 +15,7 @@ from .._modules.reach import WithRules
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, is_inexact
 from .._tree.misses import nothing_selected
+from .._tree.modules import drawn_key
 from .._tree.parts import Part, spliced
 from .._tree.paths import flatten
 from .._tree.places import free, laid_out, place_of
@@ -55,9 +54,12 @@ def reinit(
     (unstacked in a scan, flattened in attention), as `jit_init` does.
 
     Args:
-        key: one PRNG key, typed or legacy.
+        key: one PRNG key, typed or legacy; or an `nnx.Rngs`, of which one is drawn as by
+            `rngs.params()`.
         params: any pytree: dict, FrozenDict, `nnx.State`, lists, dataclasses, with or without
-            boxes. Leaves may be abstract (`jax.ShapeDtypeStruct`, with or without a sharding).
+            boxes; or an `nnx.Module`: a new one comes back, around the same kept arrays, and
+            `nnx.update(module, nnx.state(new))` changes the module itself. Leaves may be abstract
+            (`jax.ShapeDtypeStruct`, with or without a sharding).
         rules: a mapping from `where` to initializer, or a list of such pairs; the first match
             wins. Or a single `where` (see `select`; `"**"` is everything), and then `init_fn`
             makes the values. `at` selects parts of leaves. Without `init_fn`, an initializer is
@@ -101,8 +103,9 @@ def renewed(
     allow_unmatched: bool = False,
 ) -> tuple[PyTree, dict[int, Part | None]]:
     """What `reinit` returns, and the leaves that are new: in part, or whole, which is None."""
-    bits.check_key(key)
-    tree = _Tree(params, *flatten(params)[:2])
+    key, advance = drawn_key(key)
+    paths, old, treedef = flatten(params)
+    tree = _Tree(params, paths, old)
     if init_fn is None:
         new, parts = _by_rules(key, tree, rules, allow_unmatched)
     else:
@@ -112,8 +115,8 @@ def renewed(
     kept = [leaf for i, leaf in enumerate(tree.leaves) if i not in new]
     if donate:
         free((tree.leaves[i] for i in new), (*kept, *new.values()))
-    treedef = jax.tree.structure(params)
     leaves = [new.get(i, leaf) for i, leaf in enumerate(tree.leaves)]
+    advance()
     return treedef.unflatten(leaves), {i: parts.get(i) for i in sorted(new)}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 
 from .._base.types import Path, PyTree
+from . import modules
 from .boxes import leaf_paths
 
 
@@ -16,7 +18,8 @@ def paths(tree: PyTree) -> list[Path]:
 
     Args:
         tree: any pytree. What a box (`nn.Partitioned`, `nnx.Variable`, ...) adds to a key path is
-            left out, so boxed and unboxed, dict and FrozenDict trees have equal paths.
+            left out, so boxed and unboxed, dict and FrozenDict trees have equal paths. A variable
+            that several attributes of an `nnx.Module` share is listed once, as `nnx.split` does.
 
     Returns:
         One tuple of strings per leaf. Each is a `where` that selects this leaf alone.
@@ -28,14 +31,27 @@ def paths(tree: PyTree) -> list[Path]:
     >>> flax_inits.paths({"head": {"bias": jnp.zeros(2)}, "blocks": [jnp.ones(3)]})
     [('blocks', '0'), ('head', 'bias')]
     """
-    return leaf_paths(tree)
+    return leaf_paths(modules.opened(tree)[0])
 
 
 def flatten(tree: PyTree) -> tuple[list[Path], list[Any], Any]:
-    """Paths, leaves and treedef; `treedef.unflatten` rebuilds containers and boxes exactly."""
+    """Paths, leaves and treedef; `treedef.unflatten` rebuilds containers, boxes and modules."""
+    tree, close = modules.opened(tree)
     names = leaf_paths(tree)
     leaves, treedef = jax.tree.flatten(tree)
-    return names, leaves, treedef
+    modules.check_values(leaves)
+    return names, leaves, treedef if close is None else _OfModules(treedef, close)
+
+
+class _OfModules(NamedTuple):
+    """The structure of a tree with NNX modules in it."""
+
+    opened: Any
+    close: Callable[[PyTree], PyTree]
+
+    def unflatten(self, leaves: Iterable[Any]) -> PyTree:
+        """The tree with these leaves, in new modules."""
+        return self.close(self.opened.unflatten(leaves))
 
 
 def show(path: Path) -> str:

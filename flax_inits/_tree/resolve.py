@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._base.types import Path, PyTree, Where
-from . import forms, globs
+from . import forms, globs, modules
 from .forms import PathTest, describe
 from .parts import At, Part, part_in, refuse_parts
 from .paths import show
@@ -58,8 +58,22 @@ def resolve(
         return _union(where, paths, leaves, tree)
     if isinstance(where, AllBut):
         return _complement(where, paths, leaves, tree)
-    verdicts = _verdicts(where, paths, leaves)
+    if modules.is_variable_type(where):
+        verdicts = modules.by_variable_type(where, tree)
+    elif _is_mask(where) or not (others := modules.other_paths(tree, paths)):
+        verdicts = _verdicts(where, paths, leaves)
+    else:  # One leaf of several paths is selected by any of them.
+        owners = [*range(len(paths)), *(i for i, more in others.items() for _ in more)]
+        named = [*paths, *(path for more in others.values() for path in more)]
+        found = _verdicts(where, named, [leaves[i] for i in owners])
+        chosen = {i for i, use in zip(owners, found, strict=True) if use}
+        verdicts = [i in chosen for i in range(len(paths))]
     return verdicts, [] if any(verdicts) else [where]
+
+
+def _is_mask(where: Where) -> bool:
+    asked = isinstance(where, str | re.Pattern | PathTest) or forms.is_literal(where)
+    return not asked and not forms.is_function(where)
 
 
 def _verdicts(where: Where, paths: Sequence[Path], leaves: Sequence[Any]) -> list[bool]:

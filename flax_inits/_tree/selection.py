@@ -7,6 +7,7 @@ from typing import Any
 
 from .._base.types import Path, PyTree, Where
 from .misses import nothing_selected
+from .modules import opened
 from .parts import Part
 from .paths import flatten
 from .resolve import resolve, resolve_parts
@@ -31,10 +32,12 @@ def select(tree: PyTree, where: Where) -> PyTree:
             - a callable `(path, leaf) -> bool`;
             - a tree of bools;
             - `of_type(...)` or `all_but(...)`;
+            - a class of NNX variables (`nnx.BatchStat`): the leaves in variables of this class;
             - a list of these, for their union.
 
     Returns:
-        A tree of the same structure, containers and boxes included.
+        A tree of the same structure, containers and boxes included; for an `nnx.Module`, as its
+        `nnx.state` has.
 
     Raises:
         ValueError: something in `where` selects no leaf (the message names the closest paths),
@@ -46,7 +49,7 @@ def select(tree: PyTree, where: Where) -> PyTree:
     >>> flax_inits.select(params, "head")
     {'body': {'bias': False}, 'head': {'bias': True}}
     """
-    names, leaves, treedef = flatten(tree)
+    names, leaves, treedef = flatten(opened(tree)[0])
     return treedef.unflatten(selected(where, names, leaves, tree))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_inits._modules.linen.of_type import of_type
+from flax_inits._modules.of_type import of_type
 from flax_inits._tree.paths import paths, show
 from flax_inits._tree.resolve import resolve
 from flax_inits._tree.selection import select
@@ -295,8 +295,8 @@ def test_a_class_without_leaves_selects_nothing():
 @pytest.mark.parametrize(
     ("model", "cls", "error", "text"),
     [
-        (nn.Dense, nn.Dense, TypeError, "an instance of nn.Module; got the class Dense."),
-        (lambda x: x, nn.Dense, TypeError, "of_type needs a Linen module, an instance of"),
+        (nn.Dense, nn.Dense, TypeError, "nn.Module, or an nnx.Module; got the class Dense."),
+        (lambda x: x, nn.Dense, TypeError, "of_type needs a model: a Linen module, which"),
         (nn.Dense(3), "Dense", TypeError, "a subclass of nn.Module, or a tuple of them; got 'D"),
         (nn.Dense(3), int, TypeError, "or a tuple of them; got <class 'int'>."),
         (nn.Dense(3), (nn.Dense, int), TypeError, "or a tuple of them; got <class 'int'>."),

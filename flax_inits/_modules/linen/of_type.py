@@ -10,47 +10,30 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from ..._base.errors import listed, noted
+from ..._base.errors import brief, noted
 from ..._base.types import Path
 from ..._tree.forms import PathTest
 from ..._tree.paths import paths
 from ..arguments import of_arrays
+from ..classes import Classes, checked, missing, shown
 from .tracing import all_but, scope_of
 
 
-def of_type(model: nn.Module, cls: type | tuple[type, ...], *args: Any, **kwargs: Any) -> PathTest:
-    """Selects every leaf at or below a module of class `cls`, for use as a `where`.
-
-    Args:
-        model: a Linen module. It is traced, never run.
-        cls: a subclass of `nn.Module`, or a tuple of them; subclasses of these count, too.
-        *args: what `model.init` takes after the key: arrays, or `jax.ShapeDtypeStruct`s.
-        **kwargs: likewise, `method=` included.
-
-    Returns:
-        A hashable `where`, good for `variables` and `variables["params"]` alike.
-
-    Raises:
-        TypeError: `model` is no Linen module, or `cls` no class of them.
-        ValueError: the model has no module of that class (the message names those it has).
-
-    >>> import flax_inits, flax.linen as nn, jax, jax.numpy as jnp
-    >>> model, x = nn.Sequential([nn.Dense(2), nn.LayerNorm()]), jnp.ones((1, 3))
-    >>> params = model.init(jax.random.key(0), x)["params"]
-    >>> flax_inits.select(params, flax_inits.of_type(model, nn.LayerNorm, x))
-    {'layers_0': {'bias': False, 'kernel': False}, 'layers_1': {'bias': True, 'scale': True}}
-    """
-    classes = _checked(model, cls)
+def of_type(model: Any, cls: Classes, args: tuple, kwargs: dict[str, Any]) -> PathTest:
+    """Selects the leaves at or below modules of a class that `model.init` runs."""
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else brief(model)
+        raise TypeError(
+            "of_type needs a model: a Linen module, which is an instance of nn.Module, or an "
+            f"nnx.Module; got {given}."
+        )
+    classes = checked(cls, nn.Module, "nn.Module")
     note = f"while {type(model).__name__}.init was traced by of_type with the inputs given to it"
     with noted(note):
         found, variables = _traced(model, args, kwargs)
     modules = frozenset(path for path, kind in found if issubclass(kind, classes))
     if not modules:
-        known = list(dict.fromkeys(kind.__name__ for _, kind in found))
-        wanted = listed([kind.__name__ for kind in classes], "or")
-        raise ValueError(
-            f"{type(model).__name__} has no module of class {wanted}; it has {listed(known)}."
-        )
+        raise missing(model, classes, [kind for _, kind in found])
     return _OfType(cls, modules, frozenset(paths(variables)))
 
 
@@ -58,12 +41,9 @@ def of_type(model: nn.Module, cls: type | tuple[type, ...], *args: Any, **kwargs
 class _OfType(PathTest):
     """Leaves by the paths of the modules above them."""
 
-    cls: type | tuple[type, ...]
+    cls: Classes
     modules: frozenset[Path]
     variables: frozenset[Path]
-
-    def __call__(self, path: Path, leaf: Any = None) -> bool:
-        return self.of_paths([path])[0]
 
     def of_paths(self, paths: Sequence[Path]) -> list[bool]:
         """Whether each leaf is at or below one of the modules.
@@ -97,26 +77,7 @@ class _OfType(PathTest):
         return {path[1:] for path in self.variables if path[0] == "params"}
 
     def __repr__(self) -> str:
-        if isinstance(self.cls, tuple):
-            return f"of_type(model, ({', '.join(kind.__name__ for kind in self.cls)}))"
-        return f"of_type(model, {self.cls.__name__})"
-
-
-def _checked(model: Any, cls: Any) -> tuple[type, ...]:
-    if not isinstance(model, nn.Module):
-        given = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
-        raise TypeError(f"of_type needs a Linen module, an instance of nn.Module; got {given}.")
-    classes = cls if isinstance(cls, tuple) else (cls,)
-    for kind in classes:
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            module = isinstance(kind, nn.Module)
-            given = f"a module: give the class {type(kind).__name__}" if module else repr(kind)
-            raise TypeError(
-                f"of_type selects by a subclass of nn.Module, or a tuple of them; got {given}."
-            )
-    if not classes:
-        raise ValueError("of_type got an empty tuple of classes, which would select nothing.")
-    return classes
+        return shown(self.cls)
 
 
 def _traced(

@@ -7,6 +7,7 @@ from ..._base.errors import listed
 from ..._base.types import Path, PyTree, Where
 from ..._tree.forms import describe
 from ..._tree.misses import nothing_selected
+from ..._tree.modules import other_paths
 from ..._tree.parts import Part
 from ..._tree.paths import flatten, show
 from ..._tree.resolve import resolve, resolve_parts
@@ -97,6 +98,7 @@ def planned(
     rules = parsed_rules(rules_or_where)
     given = Donor(donor_leaves(donor, names))
     winners, parts = assign_parts(rules, names, leaves, params)
+    others = other_paths(params, names)
     taken: dict[int, Taken] = {}
     kept: dict[int, Kept] = {}
     for rule in rules:
@@ -104,7 +106,7 @@ def planned(
         # Slices are counted over all that a rule selects, or one that an earlier rule has would
         # move those behind it.
         counted = resolve_parts(rule.where, names, leaves, params)[0] if rule.unstacks else won
-        found = _Found(rule, names, list(counted), given)
+        found = _Found(rule, names, {i: others.get(i, []) for i in counted}, given)
         for i in won:
             try:
                 one = found.taken(i)
@@ -136,11 +138,17 @@ class _Found:
     """What a rule finds in the donor for the leaves that it selects."""
 
     def __init__(
-        self, rule: GraftRule, names: Sequence[Path], selected: Sequence[int], donor: Donor
+        self,
+        rule: GraftRule,
+        names: Sequence[Path],
+        selected: Mapping[int, Sequence[Path]],
+        donor: Donor,
     ):
         self._rule, self._names, self._donor = rule, names, donor
         find = rule.finder()
-        self._wanted: dict[int, tuple[Wanted, ...]] = {i: find(names[i]) for i in selected}
+        self._wanted: dict[int, tuple[Wanted, ...]] = {
+            i: find(names[i], others) for i, others in selected.items()
+        }
         # Leaves that are made of the same sources are the slices of them, in natural order.
         together: dict[tuple[Wanted, ...], list[int]] = {}
         for i in sorted(selected, key=lambda i: natural_path(names[i])):

@@ -1,6 +1,6 @@
 """Rules of a graft: what of the target is taken from where in the donor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..._base.types import Path, Where
@@ -22,17 +22,17 @@ class GraftRule(NamedTuple):
     alone: bool = False
     """Whether it is a single `where`, which takes equal paths, and no rule of a mapping."""
 
-    def finder(self) -> Callable[[Path], tuple[Wanted, ...]]:
-        """The function from the path of a leaf to what each source means for it."""
+    def finder(self) -> Callable[..., tuple[Wanted, ...]]:
+        """The function from the path of a leaf, and its others, to what each source means."""
         joins = sum(isinstance(a, Adapter) and a.joins for a in self.take.adapters)
         several = joins > isinstance(self.take.source, tuple)
         where = self.where.where if isinstance(self.where, At) else self.where
         captures = captures_of(where)
         bindings = [binding(where, source, several, self.unstacks) for source in self.take.sources]
 
-        def find(path: Path) -> tuple[Wanted, ...]:
-            found = captures(path)
-            assert found is not None  # `where` selects the leaf.
+        def find(path: Path, others: Iterable[Path] = ()) -> tuple[Wanted, ...]:
+            # `where` selects the leaf by one of its paths.
+            found = next(f for f in map(captures, (path, *others)) if f is not None)
             return tuple(bound(path, found) for bound in bindings)
 
         return find

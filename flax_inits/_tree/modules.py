@@ -1,0 +1,121 @@
+"""NNX modules as trees: a variable is one leaf, whatever number of attributes hold it.
+
+JAX can flatten a module, too, but what two attributes share then comes out twice, and as two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from .._base import bits
+from .._base.types import Key, Path, PyTree
+
+
+def _nnx() -> Any:
+    """`flax.nnx`, which takes 400 ms to import; while nobody has, none of its objects is about."""
+    return sys.modules.get("flax.nnx")
+
+
+def is_module(node: Any) -> bool:
+    """Whether `node` is an NNX module."""
+    return (nnx := _nnx()) is not None and isinstance(node, nnx.Module)
+
+
+def opened(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree] | None]:
+    """`tree` with the state of each module in the module's place, and the way back.
+
+    The first of several attributes that hold a variable has it, in the order of `nnx.split`.
+    """
+    if _nnx() is None:
+        return tree, None
+    nodes, treedef = jax.tree.flatten(tree, is_leaf=is_module)
+    places = [i for i, node in enumerate(nodes) if is_module(node)]
+    if not places:
+        return tree, None
+    nnx = _nnx()
+    graphdef, state = nnx.split([nodes[i] for i in places])
+    states = [state.get(number, nnx.State({})) for number in range(len(places))]
+
+    def close(tree: PyTree) -> PyTree:
+        nodes = treedef.flatten_up_to(tree)
+        whole = {number: nodes[i] for number, i in enumerate(places) if len(nodes[i])}
+        merged = nnx.merge(graphdef, nnx.State(whole))
+        return treedef.unflatten(_replaced(nodes, places, merged))
+
+    return treedef.unflatten(_replaced(nodes, places, states)), close
+
+
+def _replaced(nodes: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    there = dict(zip(places, values, strict=True))
+    return [there.get(i, node) for i, node in enumerate(nodes)]
+
+
+def other_paths(tree: PyTree, paths: Sequence[Path]) -> dict[int, list[Path]]:
+    """For leaves that several attributes hold: by the leaf's position, its paths but the first."""
+    if opened(tree)[1] is None:
+        return {}
+    groups = [[tuple(map(str, path)) for path in group] for group in _nnx().find_duplicates(tree)]
+    found = {i: _others(path, groups) for i, path in enumerate(paths)}
+    return {i: others for i, others in found.items() if others}
+
+
+def _others(path: Path, groups: Sequence[Sequence[Path]]) -> list[Path]:
+    found = {path: None}
+    for _ in groups:  # a shared variable may be in a shared module, and so on
+        for group in groups:
+            for one in list(found):
+                for start in group:
+                    if one[: len(start)] == start:
+                        found |= dict.fromkeys(other + one[len(start) :] for other in group)
+    return [other for other in found if other != path]
+
+
+def is_variable_type(where: Any) -> bool:
+    """Whether `where` is a class of NNX variables."""
+    return (
+        (nnx := _nnx()) is not None and isinstance(where, type) and issubclass(where, nnx.Variable)
+    )
+
+
+def by_variable_type(where: Any, tree: PyTree) -> list[bool]:
+    """Whether each leaf is in a variable of this class."""
+    variable = _nnx().Variable
+    nodes = jax.tree.leaves(opened(tree)[0], is_leaf=lambda node: isinstance(node, variable))
+    if not any(isinstance(node, variable) for node in nodes):
+        raise ValueError(
+            f"{where.__name__} selects by class of NNX variable, but there is none in this tree: a "
+            "pure dict has forgotten them. Give the model or its nnx.State, or select by path."
+        )
+    return [isinstance(node, where) for node in nodes for _ in jax.tree.leaves(node)]
+
+
+def check_values(leaves: Sequence[Any]) -> None:
+    """Raises for variables that are references: a new tree would share them, or lose them."""
+    nnx = _nnx()
+    for leaf in leaves:
+        hijax = nnx is not None and isinstance(leaf, nnx.Variable)
+        if hijax or isinstance(leaf, jax.Ref):
+            kind = "hijax=True" if hijax else "ref=True"
+            raise ValueError(
+                f"The tree holds a reference (a variable with {kind}), which a new tree would "
+                "share with this one. Give nnx.with_vars(model, hijax=False, ref=False), and "
+                "nnx.update(model, ...) with what comes back."
+            )
+
+
+def drawn_key(key: Any) -> tuple[Key, Callable[[], object]]:
+    """A key, checked, and what to call once it was used: of `nnx.Rngs` one is drawn.
+
+    It is the one that `rngs.params()` draws, which moves on when the second is called, so that a
+    call that fails draws none.
+    """
+    nnx = _nnx()
+    if nnx is None or not isinstance(key, nnx.Rngs | nnx.RngStream):
+        bits.check_key(key)
+        return key, lambda: None
+    stream = key.params if isinstance(key, nnx.Rngs) else key
+    return nnx.clone(stream)(), stream
