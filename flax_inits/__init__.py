@@ -133,7 +133,14 @@ from ._plasticity.shrink_perturb import shrink_perturb as shrink_perturb
 from ._plasticity.dormant import dormant as dormant
 from ._plasticity.recycle import recycle as recycle
 
+# The types of what they return.
+from . import results as results
+
+# Last: public addresses for all of the above.
+from . import _addresses as _addresses
+
 # The names above, for `help` and `import *`. Type checkers read them off `X as X`.
-__all__ = [n for n in vars() if n[0] != "_" and n != "initializers"]  # pyright: ignore
+_MODULES = ("initializers", "results")
+__all__ = [n for n in vars() if n[0] != "_" and n not in _MODULES]  # pyright: ignore
 
 __version__ = "0.1.0"

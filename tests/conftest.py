@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _strict_promotion():
-    """In tests; not in doctests, which run as a user would run them."""
+    """Nothing of ours is to promote by chance."""
     with jax.numpy_dtype_promotion("strict"):
         yield
 

@@ -127,6 +127,11 @@ def _random_bits(data: Array, bit_width: int, shape: Shape) -> Array:
     return _fused_bits(data, bit_width, tuple(shape))
 
 
+# A pickled key names the function that draws its bits; so this one has a public address.
+vars(fused_key)["random_bits"] = _random_bits
+_random_bits.__module__, _random_bits.__qualname__ = "flax_inits", "fused_key.random_bits"
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _fused_bits(data: Array, bit_width: int, shape: tuple) -> Array:
     k0, k1 = (lax.index_in_dim(data, word, keepdims=False) for word in (0, 1))

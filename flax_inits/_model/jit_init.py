@@ -14,6 +14,7 @@ from jax.sharding import Sharding
 from .._base.cache import Cache
 from .._base.errors import brief, called_with
 from .._base.jax_state import configuration, tracing
+from .._base.pickling import refuse_to_pickle
 from .._base.types import Path, PyTree, Rules
 from .._engine.compile import compiled, programs
 from .._engine.execute import execute
@@ -104,6 +105,8 @@ class _Planned(NamedTuple):
 
 class JitInit:
     """A function that makes parameters; see `jit_init`."""
+
+    __reduce__ = refuse_to_pickle
 
     def __init__(
         self,
@@ -268,6 +271,8 @@ def _jobs(
 class Lowered(NamedTuple):
     """Programs that are lowered, each with the paths of the leaves that it makes."""
 
+    __reduce__ = refuse_to_pickle
+
     programs: tuple[tuple[tuple[Path, ...], Any], ...]
     """Pairs of leaf paths and `jax.stages.Lowered`."""
 
@@ -281,6 +286,8 @@ class Lowered(NamedTuple):
 
 class Compiled(NamedTuple):
     """Programs that are compiled: pairs of leaf paths and `jax.stages.Compiled`."""
+
+    __reduce__ = refuse_to_pickle
 
     programs: tuple[tuple[tuple[Path, ...], Any], ...]
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from .._base import tables
+from .._base.pickling import reduce_row
 from .._base.types import Path
 from .._engine.constants import is_constant
 from .._engine.graph import Input, Node, Value, order
@@ -18,6 +19,8 @@ from .._tree.paths import show
 
 class PlanRow(NamedTuple):
     """One leaf of a plan."""
+
+    __reduce__ = reduce_row
 
     path: Path
     shape: tuple[int, ...]

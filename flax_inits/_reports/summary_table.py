@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import NamedSharding, Sharding
 
 from .._base import tables
+from .._base.pickling import reduce_row
 from .._base.types import Path
 from .._tree.paths import show
 from .repeats import grouped
@@ -17,6 +18,8 @@ from .repeats import grouped
 @dataclasses.dataclass(frozen=True, slots=True)
 class SummaryRow:
     """One leaf. Statistics are of its finite elements, and None where there are none to read."""
+
+    __reduce__ = reduce_row
 
     path: Path
     shape: tuple[int, ...]

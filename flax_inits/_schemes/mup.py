@@ -16,7 +16,7 @@ from .._tree.forms import Among, describe
 from .._tree.paths import flatten, show
 from .._tree.rules import Rule, assign, elsewhere_hint, is_where, parsed
 from ..initializers import scaled
-from .mup_rows import Row, check_axes, shapes
+from .mup_rows import MupRow, check_axes, shapes
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -88,7 +88,7 @@ def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> Mup:
             f"mup needs models that differ in their widths only, but one of the two has "
             f"{listed(other)} and the other has not."
         )
-    rows = [Row(path, narrow[path], wide[path]) for path in wide]
+    rows = [MupRow(path, narrow[path], wide[path]) for path in wide]
     for row in rows:
         check_axes(row)
     return Mup(tuple(rows))
@@ -98,7 +98,7 @@ def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> Mup:
 class Mup:
     """What `mup` found: one row for each leaf of floats. Made by `mup`."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[MupRow, ...]
 
     def rules(self, rules: Rules) -> list[tuple[Where, Callable[..., Array]]]:
         """Rules for `reinit` and `jit_init` of the wide model, from those of the base model.
@@ -135,7 +135,7 @@ class Mup:
                 f"mup.rules has no rule for {listed(left)}, which the width changes: their σ must "
                 "be known. Give each an initializer with the σ of the base model."
             )
-        found: dict[Any, tuple[Rule, Row, list[Path]]] = {}
+        found: dict[Any, tuple[Rule, MupRow, list[Path]]] = {}
         for i, rule in chosen.items():
             row = self.rows[i]
             found.setdefault((id(rule), row.stddev), (rule, row, []))[2].append(row.path)
@@ -214,7 +214,7 @@ _COLUMNS = (
 )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: MupRow) -> list[str]:
     sizes = ["×".join(map(str, shape)) or "()" for shape in (row.base_shape, row.shape)]
     factors = [f"{factor:.4g}" for factor in (row.stddev, row.adam, row.sgd)]
     return [show(row.path), *sizes, row.role, *factors]
@@ -235,7 +235,7 @@ def _check_optimizer(optimizer: Any) -> None:
     checks.one_of("mup", "optimizer", optimizer, OPTIMIZERS)
 
 
-def _scaled(rule: Rule, row: Row) -> Callable[..., Array]:
+def _scaled(rule: Rule, row: MupRow) -> Callable[..., Array]:
     """The rule's initializer times the row's factor; raises if it shrinks by itself."""
     if row.stddev == 1:
         return rule.init

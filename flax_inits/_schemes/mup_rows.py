@@ -13,7 +13,7 @@ from .._tree.paths import flatten, show
 from .._tree.rules import Rule
 
 
-class Row(NamedTuple):
+class MupRow(NamedTuple):
     """One leaf: how it grows, and what that asks for, relative to the base model."""
 
     path: Path
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     def __repr__(self) -> str:
         names = (*self._fields, "role", "stddev", "adam", "sgd")
-        return f"Row({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        return f"MupRow({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def fan_in(self) -> float:
@@ -84,7 +84,7 @@ def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int,
     return {paths[i]: found[paths[i]] for i in floats}
 
 
-def check_axes(row: Row) -> None:
+def check_axes(row: MupRow) -> None:
     if len(row.shape) != len(row.base_shape) or row.shape[:-2] != row.base_shape[:-2]:
         raise ValueError(
             f"mup cannot tell inputs from outputs of {show(row.path)!r}: it has shape "

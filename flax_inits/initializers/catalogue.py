@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .._base.tables import plain
 
 
-class Entry(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """One initializer of the catalogue."""
 
     name: str
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     """Where it comes from; empty where it needs no source."""
 
 
-class Catalogue(tuple[Entry, ...]):
+class Catalogue(tuple[CatalogueEntry, ...]):
     """Entries that print as a table, in a terminal, a notebook and Markdown."""
 
     __slots__ = ()
@@ -37,15 +37,16 @@ class Catalogue(tuple[Entry, ...]):
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for title, kept_whole in zip(Entry._fields, (True, True, False, False), strict=True):
-            table.add_column(title, no_wrap=kept_whole, overflow="fold")
+        kept_whole = (True, True, False, False)
+        for title, whole in zip(CatalogueEntry._fields, kept_whole, strict=True):
+            table.add_column(title, no_wrap=whole, overflow="fold")
         return plain(table, self, width=120)
 
     __repr__ = __str__
 
     def markdown(self) -> str:
         """The table in Markdown, with the references as links where they hold one address."""
-        rows = [Entry._fields, ("---",) * len(Entry._fields)]
+        rows = [CatalogueEntry._fields, ("---",) * len(CatalogueEntry._fields)]
         for name, family, summary, reference in self:
             rows.append((f"`{name}`", family, summary, _linked(reference)))
         cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)
@@ -55,7 +56,7 @@ class Catalogue(tuple[Entry, ...]):
         return self.markdown()
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{field}</th>" for field in Entry._fields)
+        head = "".join(f"<th>{field}</th>" for field in CatalogueEntry._fields)
         body = "".join(
             f"<tr>{''.join(f'<td>{html.escape(field)}</td>' for field in entry)}</tr>"
             for entry in self
@@ -84,12 +85,12 @@ def catalogue() -> Catalogue:
     return Catalogue(sorted(map(_entry, found), key=lambda entry: (entry.family, entry.name)))
 
 
-def _entry(factory: Callable[..., Any]) -> Entry:
+def _entry(factory: Callable[..., Any]) -> CatalogueEntry:
     text = inspect.getdoc(factory) or ""
-    family = factory.__module__.rpartition(".")[2].replace("_", " ").strip()
+    family = inspect.unwrap(factory).__module__.rpartition(".")[2].replace("_", " ").strip()
     reference = re.search(r"^References?:(.*?)(?=\n\s*\n|\n\S|\Z)", text, re.DOTALL | re.MULTILINE)
     source = " ".join(reference[1].split()) if reference else ""
-    return Entry(factory.__name__, family, text.partition("\n")[0], source)
+    return CatalogueEntry(factory.__name__, family, text.partition("\n")[0], source)
 
 
 def _linked(reference: str) -> str:

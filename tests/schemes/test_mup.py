@@ -126,7 +126,7 @@ def test_it_prints_as_a_table():
     assert head.split() == ["head/kernel", "32×10", "128×10", "output", "0.25", "0.25", "0.25"]
     assert "<td" in network()._repr_html_() and repr(network()) == str(network())
     assert repr(network().rows[-1]) == (
-        "Row(path=('up', 'kernel'), base_shape=(32, 64), shape=(128, 256), role='hidden', "
+        "MupRow(path=('up', 'kernel'), base_shape=(32, 64), shape=(128, 256), role='hidden', "
         "stddev=0.5, adam=0.25, sgd=1.0)"
     )
 

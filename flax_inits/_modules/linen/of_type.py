@@ -34,11 +34,11 @@ def of_type(model: Any, cls: Classes, args: tuple, kwargs: dict[str, Any]) -> Pa
     modules = frozenset(path for path, kind in found if issubclass(kind, classes))
     if not modules:
         raise missing(model, classes, [kind for _, kind in found])
-    return _OfType(cls, modules, frozenset(paths(variables)))
+    return OfType(cls, modules, frozenset(paths(variables)))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _OfType(PathTest):
+class OfType(PathTest):
     """Leaves by the paths of the modules above them."""
 
     cls: Classes

@@ -30,11 +30,11 @@ def of_type(model: Any, cls: Classes) -> PathTest:
         for _, node in nnx.iter_graph(module)
         if isinstance(node, nnx.Variable)
     }
-    return _OfType(cls, frozenset([*below, *(path for path, _ in found)]))
+    return OfNNXType(cls, frozenset([*below, *(path for path, _ in found)]))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _OfType(PathTest):
+class OfNNXType(PathTest):
     """Leaves at or below any of these paths."""
 
     cls: Classes

@@ -81,7 +81,7 @@ class Configured:
         self, factory: Callable[..., "Configured"], bound: inspect.BoundArguments, draw: Draw
     ):
         arguments = (token(value) for value in bound.arguments.values())
-        identity = (f"{factory.__module__}.{factory.__qualname__}", *arguments)
+        identity = (factory, *arguments)
         values = {"draw": draw, "_factory": factory, "_bound": bound, "_token": identity}
         for name, value in (values | {"_hash": hash(identity)}).items():
             object.__setattr__(self, name, value)
@@ -150,7 +150,8 @@ class Configured:
         return self._hash
 
     def __reduce__(self):
-        return _rebuild, (self._factory, self._bound.args, self._bound.kwargs)
+        # Names nothing of ours but the factory, which has a public address.
+        return functools.partial(self._factory, *self._bound.args, **self._bound.kwargs), ()
 
     def __repr__(self) -> str:
         return f"{self._factory.__name__}({', '.join(self._shown())})"
@@ -168,10 +169,6 @@ class Configured:
                 yield shown(value)
             else:
                 yield f"{name}={shown(value)}"
-
-
-def _rebuild(factory: Callable[..., Configured], args: tuple, kwargs: dict) -> Configured:
-    return factory(*args, **kwargs)
 
 
 def initializer(
