@@ -29,14 +29,20 @@ def test_docstrings_have_their_sections(name):
     assert not missing
 
 
+def arguments(name):
+    """What a docstring says of each argument; of several in one line, the same."""
+    section = inspect.getdoc(FUNCTIONS[name]).partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^ {2,4}([\w*, ]+):(.*)", section, re.MULTILINE)
+    return {each.strip(" *"): said for names, said in entries for each in names.split(",")}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstrings_name_every_argument(name):
-    value = FUNCTIONS[name]
-    taken = [parameter.lstrip("*") for parameter in inspect.signature(value).parameters]
-    section = inspect.getdoc(value).partition("Args:\n")[2].partition("\n\n")[0]
-    named = " ".join(re.findall(r"^ {2,4}([\w*, ]+):", section, re.MULTILINE))
-    missing = [parameter for parameter in taken if not re.search(rf"\b{parameter}\b", named)]
-    assert not missing
+    said = arguments(name)
+    assert not set(inspect.signature(FUNCTIONS[name]).parameters) - set(said)
+    # What is said by reference to another docstring is said there.
+    referred = {argument: re.search(r"as in `(\w+)`", text) for argument, text in said.items()}
+    assert all(argument in arguments(found[1]) for argument, found in referred.items() if found)
 
 
 def test_help_lists_every_public_name():

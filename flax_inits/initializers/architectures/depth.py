@@ -144,10 +144,7 @@ def mitchell(
     Args:
         layer: the index of the block, from 0, for what ends a residual branch; None elsewhere.
         cutoff: where the normal is cut, in σ; the cut is not made up for.
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
+        in_axis, out_axis, batch_axis, dtype: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).

@@ -22,11 +22,7 @@ def lecun_normal(
     As `jax.nn.initializers.lecun_normal`: `variance_scaling(1.0, "fan_in", "truncated_normal")`.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
-        groups: `feature_group_count` of a convolution.
+        in_axis, out_axis, batch_axis, dtype, groups: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -60,11 +56,7 @@ def lecun_uniform(
     As `jax.nn.initializers.lecun_uniform`: `variance_scaling(1.0, "fan_in", "uniform")`.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
-        groups: `feature_group_count` of a convolution.
+        in_axis, out_axis, batch_axis, dtype, groups: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -100,11 +92,7 @@ def he_normal(
     too: `variance_scaling(2.0, "fan_in", "truncated_normal")`.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
-        groups: `feature_group_count` of a convolution.
+        in_axis, out_axis, batch_axis, dtype, groups: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -139,11 +127,7 @@ def he_uniform(
     `variance_scaling(2.0, "fan_in", "uniform")`.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
-        groups: `feature_group_count` of a convolution.
+        in_axis, out_axis, batch_axis, dtype, groups: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -179,11 +163,7 @@ def glorot_normal(
     `xavier_normal` too: `variance_scaling(1.0, "fan_avg", "truncated_normal")`.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
-        groups: `feature_group_count` of a convolution.
+        in_axis, out_axis, batch_axis, dtype, groups: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -218,11 +198,7 @@ def glorot_uniform(
     `variance_scaling(1.0, "fan_avg", "uniform")`.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
-        groups: `feature_group_count` of a convolution.
+        in_axis, out_axis, batch_axis, dtype, groups: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).

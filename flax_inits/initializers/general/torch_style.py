@@ -27,11 +27,7 @@ def xavier_uniform(
 
     Args:
         gain: a factor, at least 0, such as `calculate_gain("tanh")`.
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        groups: `feature_group_count` of a convolution.
-        dtype: the default dtype; None is JAX's default float.
+        in_axis, out_axis, batch_axis, groups, dtype: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -70,11 +66,7 @@ def xavier_normal(
 
     Args:
         gain: a factor, at least 0, such as `calculate_gain("tanh")`.
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        groups: `feature_group_count` of a convolution.
-        dtype: the default dtype; None is JAX's default float.
+        in_axis, out_axis, batch_axis, groups, dtype: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -113,11 +105,7 @@ def kaiming_uniform(
         a: the negative slope of "leaky_relu"; other nonlinearities take none.
         mode: "fan_in" (keeps the forward pass's variance) or "fan_out" (the backward pass's).
         nonlinearity: what `calculate_gain` takes: a name, or a function such as `jax.nn.gelu`.
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        groups: `feature_group_count` of a convolution.
-        dtype: the default dtype; None is JAX's default float.
+        in_axis, out_axis, batch_axis, groups, dtype: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -160,11 +148,7 @@ def kaiming_normal(
         a: the negative slope of "leaky_relu"; other nonlinearities take none.
         mode: "fan_in" (keeps the forward pass's variance) or "fan_out" (the backward pass's).
         nonlinearity: what `calculate_gain` takes: a name, or a function such as `jax.nn.gelu`.
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        groups: `feature_group_count` of a convolution.
-        dtype: the default dtype; None is JAX's default float.
+        in_axis, out_axis, batch_axis, groups, dtype: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
@@ -197,10 +181,7 @@ def torch_linear(
     """Uniform within `±1 / √fan_in`: what `torch.nn.Linear` and `torch.nn.Conv` start from.
 
     Args:
-        in_axis: the axis, or axes, that sum into one output.
-        out_axis: the axis, or axes, of the outputs.
-        batch_axis: axes of independent kernels.
-        dtype: the default dtype; None is JAX's default float.
+        in_axis, out_axis, batch_axis, dtype: as in `variance_scaling`.
 
     Returns:
         An initializer for kernels of shape (*window, in, out).
