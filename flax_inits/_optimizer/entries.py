@@ -15,7 +15,7 @@ import numpy as np
 from .._base.types import Path, PyTree
 from .._engine import jaxpr
 from .._engine.graph import Input, Output, Value, order
-from .._tree.leaves import dtype_of, is_weak
+from .._tree.leaves import dtype_of, is_weak, struct_of
 from .._tree.paths import flatten
 from .labels import labels_of
 
@@ -126,6 +126,18 @@ def traced_update(tx: Any, params: PyTree, state: PyTree) -> jaxpr.Traced | None
         except Exception:
             continue
     return None
+
+
+def accumulated(tx: Any, params: PyTree, found: Sequence[Entry]) -> list[Entry]:
+    """Those of these entries that hold statistics, and no constants, as far as can be told.
+
+    Where Adafactor does not factor, it keeps an array of one zero for rows, and one for columns.
+    """
+    if not found:
+        return []
+    structs = jax.tree.map(struct_of, params)
+    update = traced_update(tx, structs, jax.eval_shape(tx.init, structs))
+    return [e for e in found if update is None or _reads_inputs(update.outputs[e.index])]
 
 
 def _reads_inputs(value: Value) -> bool:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .._base.types import PyTree, Where
-from .._tree.forms import Among, describe
+from .._tree.forms import describe
 from .._tree.modules import is_module
-from .._tree.paths import flatten
-from .._tree.selection import selected
+from .._tree.parts import Part
+from .._tree.paths import paths
 
 
-def of_module(params: PyTree, where: Where) -> tuple[PyTree, Where]:
-    """The params of an NNX module, and a `where` over them; any other tree as it is."""
+def of_module(
+    params: PyTree, chosen: Mapping[int, Part | None], where: Where
+) -> tuple[PyTree, Mapping[int, Part | None]]:
+    """The params of an NNX module, with what `where` chose of them; any other tree as it is."""
     if not is_module(params):
-        return params, where
+        return params, chosen
     from flax import nnx
 
-    names, leaves, _ = flatten(params)
-    verdicts = selected(where, names, leaves, params)
-    chosen = frozenset(name for name, use in zip(names, verdicts, strict=True) if use)
-    return nnx.state(params, nnx.Param), Among(chosen, describe(where))
+    names, trained = paths(params), nnx.state(params, nnx.Param)
+    parts = {names[i]: part for i, part in chosen.items()}
+    found = {i: parts[path] for i, path in enumerate(paths(trained)) if path in parts}
+    if not found:
+        raise ValueError(f"{describe(where)} selects no nnx.Param, which are what is trained.")
+    return trained, found

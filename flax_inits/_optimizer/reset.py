@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from .._base.errors import listed, outside
 from .._base.types import Path, PyTree, Where
+from .._tree.parts import Part, spliced
 from .._tree.paths import flatten, show
-from .._tree.selection import selected
-from .entries import Entry
+from .._tree.selection import selected_parts
+from .entries import Entry, accumulated
 from .fresh import fresh
 from .matching import matched
 from .nnx_state import of_module
@@ -48,15 +50,17 @@ def reset_optimizer(
         opt_state: its state; containers, boxes, dtypes and shardings are kept.
         params: the *new* params, or the `nnx.Module` with them: Schedule-Free and Prodigy hold
             copies of these.
-        where: which leaves of `params` (see `select`).
+        where: which leaves of `params` (see `select`); with `at`, some slices of a leaf, and of
+            the entries of its shape.
         counts: "keep", or "reset" for the shared scalars too, which is possible where all the
             params that share them are chosen. Hyperparameters and random keys are never reset.
         strict: raise where otherwise an `OptimizerStateWarning` says what was left.
 
     Returns:
         A state of the same structure. All that does not belong to the chosen params are the same
-        objects. Arrays that mix statistics of several params (as `optax.flatten` makes) are fresh
-        if all of these are chosen; else they are left, with an `OptimizerStateWarning`.
+        objects. Arrays that mix statistics of several params (as `optax.flatten` makes), or of
+        several slices (as Adafactor's do), are fresh if all of these are chosen; else they are
+        left, with an `OptimizerStateWarning`.
 
     Raises:
         ValueError: `where` selects nothing; `opt_state` is not a state of `tx` for such params;
@@ -75,22 +79,48 @@ def reset_optimizer(
     (True, 1)
     """
     check_optimizer(tx)
+    names, leaves, _ = flatten(params)
+    chosen = selected_parts(where, names, leaves, params)
+    params, chosen = of_module(params, chosen, where)
+    return reset_chosen(tx, opt_state, params, chosen, counts, strict)
+
+
+def reset_chosen(
+    tx: Any,
+    opt_state: PyTree,
+    params: PyTree,
+    chosen: Mapping[int, Part | None],
+    counts: str,
+    strict: bool,
+) -> PyTree:
+    """`reset_optimizer` for params by position: of some a part, of others (None) the whole."""
     if counts not in ("keep", "reset"):
         raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
-    params, where = of_module(params, where)
     names, leaves, _ = flatten(params)
-    chosen = frozenset(i for i, use in enumerate(selected(where, names, leaves, params)) if use)
+    whole = frozenset(i for i, part in chosen.items() if part is None)
     tx, found = matched(tx, opt_state, params)
-    wanted = [i for i, entry in enumerate(found) if entry.kind == "own" and entry.params <= chosen]
-    left = [e for e in found if e.kind == "mixed" and chosen & e.params and not e.params <= chosen]
-    report([entry.path for entry in left], strict)
-    wanted += [i for i, e in enumerate(found) if e.kind == "mixed" and e.params <= chosen]
-    if counts == "reset":
-        wanted += _counts(found, chosen, names)
     state, treedef = jax.tree.flatten(opt_state)
-    for place, new in fresh(tx, params, found, state, sorted(wanted)).items():
-        state[place] = new
+    ours = [i for i, e in enumerate(found) if e.kind in ("own", "mixed") and e.params & {*chosen}]
+    wanted = [i for i in ours if found[i].params <= whole]
+    parts = {i: _part(found[i], state[i], leaves, chosen) for i in ours if i not in wanted}
+    left = [found[i] for i, part in parts.items() if part is None]
+    report([entry.path for entry in accumulated(tx, params, left)], strict)
+    if counts == "reset":
+        wanted += _counts(found, whole, names, frozenset(chosen))
+    wanted += [i for i, part in parts.items() if part is not None]
+    for i, new in fresh(tx, params, found, state, sorted(wanted)).items():
+        part = parts.get(i)
+        state[i] = new if part is None else spliced(state[i], new, part)
     return treedef.unflatten(state)
+
+
+def _part(
+    entry: Entry, leaf: Any, params: Sequence[Any], chosen: Mapping[int, Part | None]
+) -> Part | None:
+    """The slices of a state's leaf that are those of its param, if they are."""
+    param = min(entry.params)
+    like_its_param = entry.kind == "own" and np.shape(leaf) == np.shape(params[param])
+    return chosen[param] if like_its_param else None
 
 
 def check_optimizer(tx: Any) -> None:
@@ -105,30 +135,35 @@ def report(left: Sequence[Path], strict: bool) -> None:
         return
     named = listed([show(path) for path in left])
     text = (
-        f"{named} of the optimizer state cannot be split by param, and hold statistics of the "
-        "chosen params and of others."
+        f"{named} of the optimizer state cannot be split by param or slice, and hold statistics of "
+        "what is chosen and of others."
     )
     if strict:
         raise ValueError(
-            f"{text} Choose all params, use an optimizer that keeps its state per param, or leave "
+            f"{text} Choose all of them, use an optimizer that keeps its state per param, or leave "
             "them as they are with strict=False."
         )
     warnings.warn(f"{text} They were left as they are.", OptimizerStateWarning, outside())
 
 
-def _counts(found: Sequence[Entry], chosen: frozenset[int], names: Sequence[Path]) -> list[int]:
-    """The shared scalars to reset: those of groups of which all params are chosen."""
+def _counts(
+    found: Sequence[Entry], chosen: frozenset[int], names: Sequence[Path], meant: frozenset[int]
+) -> list[int]:
+    """The shared scalars to reset: those of groups of which all params are chosen, and whole."""
     shared = [(i, entry) for i, entry in enumerate(found) if entry.kind == "count"]
-    whole = [i for i, entry in shared if entry.params <= chosen]
-    covered = frozenset().union(*(found[i].params for i in whole))
-    for param in sorted(chosen - covered):
+    groups = [i for i, entry in shared if entry.params <= chosen]
+    covered = frozenset().union(*(found[i].params for i in groups))
+    for param in sorted(meant - covered):
         blocked = [entry for _, entry in shared if param in entry.params]
         if blocked:
-            others = [show(names[i]) for i in sorted(blocked[0].params - chosen)]
+            others = [
+                show(names[i]) + (" (chosen in part)" if i in meant else "")
+                for i in sorted(blocked[0].params - chosen)
+            ]
             raise ValueError(
                 f"counts='reset' needs all params that share a count, but {show(names[param])!r} "
                 f"shares {show(blocked[0].path)!r} with {listed(others)}. Choose these as well, "
                 "give the chosen params an optimizer of their own by optax.partition, or say "
                 "counts='keep'."
             )
-    return whole
+    return groups

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
-from .._base.types import Array, Key, PyTree, Rules, Where
+from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._surgery.graft import graft
-from .._surgery.reinit import reinit
+from .._surgery.reinit import reinit, renewed
 from .._tree.casting import checked_as
-from .._tree.paths import flatten, path_hash
-from .reset import check_optimizer, reset_optimizer
+from .._tree.forms import Among
+from .._tree.parts import Part, spliced
+from .._tree.paths import flatten, path_hash, paths
+from .reset import check_optimizer, reset_chosen
+
+Changed: TypeAlias = Mapping[Path, Part | None]
+"""The params that are new: in part, or whole, which is None."""
 
 _NEEDED = ("params", "opt_state", "tx", "replace")
 
@@ -68,22 +73,22 @@ def reinit_state(
     (Array([0., 0.], dtype=float32), Array([0., 0.], dtype=float32), 1)
     """
 
-    def renewed(params: PyTree, opt_state: PyTree, tx: Any) -> tuple[PyTree, PyTree, list[bool]]:
+    def both(params: PyTree, opt_state: PyTree, tx: Any) -> tuple[PyTree, PyTree, Changed]:
         check_optimizer(tx)
-        new = reinit(key, params, rules, init_fn=init_fn, allow_unmatched=allow_unmatched)
-        pairs = zip(jax.tree.leaves(new), jax.tree.leaves(params), strict=True)
-        changed = [leaf is not old for leaf, old in pairs]
-        trained = _trained(new)
-        where = _trained(jax.tree.structure(params).unflatten(changed))
-        if any(jax.tree.leaves(where)):
-            opt_state = reset_optimizer(tx, opt_state, trained, where, counts=counts, strict=strict)
+        new, chosen = renewed(key, params, rules, init_fn, allow_unmatched=allow_unmatched)
+        names = paths(new)
+        changed = {names[i]: part for i, part in chosen.items()}
+        trained, above = _trained(new)
+        inner = [(*above, *path) for path in paths(trained)]
+        if found := {i: changed[path] for i, path in enumerate(inner) if path in changed}:
+            opt_state = reset_chosen(tx, opt_state, trained, found, counts, strict)
         return new, opt_state, changed
 
     if _is_nnx_optimizer(state):
-        _update_nnx(state, model, extra, renewed)
+        _update_nnx(state, model, extra, both)
         return state
     _check_state(state, extra, model)
-    params, opt_state, changed = renewed(state.params, state.opt_state, state.tx)
+    params, opt_state, changed = both(state.params, state.opt_state, state.tx)
     further = {
         name: _further(key, name, getattr(state, name), how, params, changed)
         for name, how in (extra or {}).items()
@@ -91,11 +96,11 @@ def reinit_state(
     return state.replace(params=params, opt_state=opt_state, **further)
 
 
-def _trained(params: PyTree) -> PyTree:
-    """What the optimizer sees: TrainState keeps the scales of Flax's fp8 layers from it."""
+def _trained(params: PyTree) -> tuple[PyTree, Path]:
+    """What the optimizer sees, and where: TrainState keeps scales of Flax's fp8 layers from it."""
     if isinstance(params, Mapping) and "_overwrite_with_gradient" in params:
-        return params["params"]
-    return params
+        return params["params"], ("params",)
+    return params, ()
 
 
 def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> None:
@@ -123,7 +128,7 @@ def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> Non
 
 
 def _further(
-    key: Key, name: str, tree: PyTree, how: Any, params: PyTree, changed: list[bool]
+    key: Key, name: str, tree: PyTree, how: Any, params: PyTree, changed: Changed
 ) -> PyTree:
     """A tree of `extra`: with copies of the new params, or by rules and a key of its own."""
     if how is None:
@@ -134,10 +139,10 @@ def _further(
     return reinit(own, tree, how)
 
 
-def _followed(tree: PyTree, params: PyTree, changed: list[bool]) -> PyTree:
+def _followed(tree: PyTree, params: PyTree, changed: Changed) -> PyTree:
     """`tree` with copies of the params that changed, in its own dtypes."""
     names, leaves, _ = flatten(params)
-    new = {n: leaf for n, leaf, is_new in zip(names, leaves, changed, strict=True) if is_new}
+    new = {name: leaf for name, leaf in zip(names, leaves, strict=True) if name in changed}
     theirs, olds, treedef = flatten(tree)
     cast: list[Array | Any] = list(olds)
     for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
@@ -148,8 +153,12 @@ def _followed(tree: PyTree, params: PyTree, changed: list[bool]) -> PyTree:
             f"extra={{...: None}} copies the new params, but that tree has no leaf at "
             f"{'/'.join(next(iter(new)))!r}; give it rules of its own."
         )
-    where = treedef.unflatten([leaf is not old for leaf, old in zip(cast, olds, strict=True)])
-    return graft(tree, treedef.unflatten(cast), where)
+    copied = graft(tree, treedef.unflatten(cast), Among(frozenset(changed), "the new params"))
+    leaves = jax.tree.leaves(copied)
+    for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
+        if (part := changed.get(name)) is not None:
+            leaves[i] = spliced(old, leaves[i], part)
+    return treedef.unflatten(leaves)
 
 
 def _is_nnx_optimizer(state: Any) -> bool:
