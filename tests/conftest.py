@@ -1,11 +1,25 @@
 """Eight host devices, strict promotion, and programs compiled once, for every test."""
 
 import collections
+import hashlib
 import os
+import platform
 from importlib.metadata import version
 from pathlib import Path
 
-CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{version('jaxlib')}"
+
+def machine() -> str:
+    """Differs where the CPU's features do, for which XLA compiles."""
+    try:
+        described = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        described = []
+    features = [line for line in described if line.startswith(("flags", "Features"))][:1]
+    text = f"{platform.machine()} {platform.processor()} {features}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"jaxlib-{version('jaxlib')}-{machine()}"
 # Before JAX is imported, and in the environment, so that workers and subprocesses inherit it. Its
 # key holds the program, the version and the flags, so what is found has the bits of what would be
 # compiled; tests of compilation count an event that JAX records for either.
@@ -39,6 +53,14 @@ def pytest_collection_modifyitems(items):
             if seen[name] % marker.args[0]:
                 item.add_marker(marker.kwargs.get("rest", "slow"))
             seen[name] += 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives each worker whole files while there are enough: their tests share what is traced."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True, scope="module")

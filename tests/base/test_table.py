@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import pytest
 
 import flax_inits
-from flax_inits.initializers.catalogue import Catalogue, Entry
+from flax_inits.initializers.catalogue import Catalogue, CatalogueEntry
 
 
 @pytest.mark.parametrize("path", ["a\\[b]", "a:smile:b", "[red]a[/red]", "层" * 40 + "/kernel"])
 def test_cells_are_neither_changed_nor_cut(path):
     line = str(flax_inits.summary({path: jnp.ones(2)})).splitlines()[2]
     assert line.split() == [path, "2", "float32", "1", "0", "1", "1"]
-    assert path in str(Catalogue([Entry(path, "family", "summary", "reference")]))
+    assert path in str(Catalogue([CatalogueEntry(path, "family", "summary", "reference")]))
 
 
 def test_whole_numbers_are_shown_in_full():
