@@ -15,7 +15,7 @@ from .._base.cache import Cache
 from .._base.errors import brief, called_with
 from .._base.jax_state import configuration, tracing
 from .._base.pickling import refuse_to_pickle
-from .._base.types import Path, PyTree, Rules
+from .._base.types import Array, Path, PyTree, Rules
 from .._engine.compile import compiled, programs
 from .._engine.execute import execute
 from .._engine.jaxpr import Traced, trace
@@ -23,7 +23,9 @@ from .._engine.keys import Deriver
 from .._engine.make import Inline, jobs_of
 from .._engine.recipe import Job
 from .._modules.reach import WithRules, with_rules
+from .._tree.modules import Way, opened
 from .._tree.paths import flatten
+from .nnx_arguments import change, changes, nnx_objects
 from .out_shardings import OutShardings, asked_for
 from .plan import Plan
 from .progress import Progress
@@ -101,6 +103,8 @@ class _Planned(NamedTuple):
     """The whole function, jitted."""
 
     reached: dict[Path, str]
+    way: Way
+    """From the tree that is made to what `fun` returns."""
 
 
 class JitInit:
@@ -121,7 +125,8 @@ class JitInit:
         self._fun, self._reached, self._out_shardings = fun, reached, out_shardings
         self._statics, self._progress, self._jitted = statics, progress, jitted
         self._known: Cache[_Planned] = Cache(32)  # by the shapes of arguments
-        self._inlined: Cache[Callable[[Any], PyTree]] = Cache(32)
+        self._inlined: Cache[Callable[[Any], tuple[PyTree, Way]]] = Cache(32)
+        self._changing: Cache[Callable[[Any], list[dict[int, Array]]]] = Cache(32)
 
     def __repr__(self) -> str:
         owner, name = getattr(self._fun, "__self__", None), getattr(self._fun, "__name__", None)
@@ -130,7 +135,7 @@ class JitInit:
         return f"jit_init({name or brief(self._fun)})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
-        """As `jax.jit(fun)(*args, **kwargs)`."""
+        """As `jax.jit(fun)(*args, **kwargs)`; NNX objects are changed as under `nnx.jit`."""
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves) or tracing():
             return self._inline(args, kwargs)
@@ -139,11 +144,29 @@ class JitInit:
         except Inline:
             return self._inline(args, kwargs)
         if planned.jobs is None:
-            return planned.whole(arrays)
-        deriver = Deriver(jax.tree.leaves(arrays))
-        with Progress(self._progress, planned.jobs) as progress:
-            made = execute([(job, deriver) for job in planned.jobs], progress.done)
-        return planned.treedef.unflatten([made[i] for i in range(len(made))])
+            tree = planned.whole(arrays)
+        else:
+            deriver = Deriver(jax.tree.leaves(arrays))
+            with Progress(self._progress, planned.jobs) as progress:
+                made = execute([(job, deriver) for job in planned.jobs], progress.done)
+            tree = planned.treedef.unflatten([made[i] for i in range(len(made))])
+        self._change_objects(args, kwargs)
+        return planned.way(tree)
+
+    def _change_objects(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Changes the NNX objects among the arguments as a call of `fun` would."""
+        objects = nnx_objects((args, kwargs))
+        if not objects:
+            return
+        arrays, static = self._statics.split(args, kwargs)
+        known = self._changing.find(static)
+        if known is None:
+
+            def run(arrays: Any) -> list[dict[int, Array]]:
+                return changes(nnx_objects(arrays), lambda: self._made(arrays, static))
+
+            known = self._changing.keep(static, jax.jit(run))
+        change(objects, known(arrays))
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call would make, from what, and where; nothing is compiled or computed.
@@ -192,9 +215,11 @@ class JitInit:
         arrays, static = self._statics.split(args, kwargs)
         inlined = self._inlined.find(static)
         if inlined is None:
-            run = jax.jit(lambda arrays: self._made(arrays, static)[0])
+            run = jax.jit(lambda arrays: opened(self._made(arrays, static)[0]))
             inlined = self._inlined.keep(static, run)
-        return inlined(arrays)
+        tree, way = inlined(arrays)
+        self._change_objects(args, kwargs)
+        return way(tree)
 
     def _planned(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, _Planned]:
         """The arrays among the arguments, and what is known of a call with their like."""
@@ -233,20 +258,23 @@ class JitInit:
 
     def _plan(self, arrays: Any, static: tuple) -> _Planned:
         reached: dict[Path, str] = {}
+        ways: list[Way] = []
 
         def run(arrays: Any) -> PyTree:
             tree, how = self._made(arrays, static)
             reached.update(how)
+            tree, way = opened(tree)
+            ways.append(way)
             return tree
 
         traced = trace(run, arrays)
         if traced.closes_over_tracers:
             raise Inline
         paths, _, treedef = flatten(traced.shape)
-        asked = asked_for(self._out_shardings, traced.shape, paths)
+        asked = asked_for(self._out_shardings, ways[0](traced.shape), paths)
         shardings, jobs = _jobs(traced, jax.tree.leaves(arrays), asked)
         whole = jax.jit(run, out_shardings=treedef.unflatten(asked) if any(asked) else None)
-        return _Planned(traced, paths, treedef, shardings, jobs, whole, reached)
+        return _Planned(traced, paths, treedef, shardings, jobs, whole, reached, ways[0])
 
     def _made(self, arrays: Any, static: tuple) -> tuple[PyTree, dict[Path, str]]:
         args, kwargs = self._statics.join(arrays, static)

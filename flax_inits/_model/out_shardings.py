@@ -12,6 +12,7 @@ from .._base.types import Path, PyTree
 from .._engine.graph import Input, Value, order
 from .._engine.jaxpr import Traced, inner_jaxprs
 from .._engine.placement import is_abstract, placement, replicated
+from .._tree.modules import is_module, opened
 from .._tree.paths import flatten, show
 
 _SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cast"})
@@ -33,10 +34,18 @@ class OutShardings:
 
 def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list[Sharding | None]:
     """What the user wants for each leaf of the abstract output; None leaves it open."""
-    if callable(out_shardings) and not isinstance(out_shardings, Sharding | Mesh):
+    is_tree = isinstance(out_shardings, Sharding | Mesh) or is_module(out_shardings)
+    if callable(out_shardings) and not is_tree:
         out_shardings = out_shardings(output)
     if out_shardings is None:
         return [None] * len(paths)
+    given = out_shardings
+    out_shardings, output = opened(out_shardings)[0], opened(output)[0]
+    if is_module(given):
+        # jax.tree.map unties a module, whose shardings then are more than the output has leaves.
+        known = dict(zip(*flatten(out_shardings)[:2], strict=True))
+        if set(paths) <= known.keys():
+            out_shardings = jax.tree.structure(output).unflatten([known[path] for path in paths])
     try:
         full = jax.tree.broadcast(out_shardings, output, is_leaf=lambda node: node is None)
     except ValueError as error:
@@ -44,9 +53,9 @@ def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list
             "out_shardings must be a tree of shardings, or a prefix of one, of the structure that "
             f"the function returns. {_difference(out_shardings, paths) or error}"
         ) from None
-    found = jax.tree.leaves(full, is_leaf=lambda node: node is None)
-    structs = jax.tree.leaves(output)
-    return [_fitted(*leaf) for leaf in zip(found, structs, paths, strict=True)]
+    found, structs = (jax.tree.leaves(t, is_leaf=lambda node: node is None) for t in (full, output))
+    pairs = [pair for pair in zip(found, structs, strict=True) if pair[1] is not None]
+    return [_fitted(*pair, path) for pair, path in zip(pairs, paths, strict=True)]
 
 
 def _difference(out_shardings: Any, paths: Sequence[Path]) -> str:

@@ -5,6 +5,7 @@ JAX can flatten a module, too, but what two attributes share then comes out twic
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,17 +26,30 @@ def is_module(node: Any) -> bool:
     return (nnx := _nnx()) is not None and isinstance(node, nnx.Module)
 
 
-def opened(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree] | None]:
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """The way back from what `opened` makes; a jitted function may return it."""
+
+    close: Callable[[PyTree], PyTree] | None = None
+    """None if there was no module."""
+
+    def __call__(self, tree: PyTree) -> PyTree:
+        """`tree` with new modules in the place of their states."""
+        return tree if self.close is None else self.close(tree)
+
+
+def opened(tree: PyTree) -> tuple[PyTree, Way]:
     """`tree` with the state of each module in the module's place, and the way back.
 
     The first of several attributes that hold a variable has it, in the order of `nnx.split`.
     """
     if _nnx() is None:
-        return tree, None
+        return tree, Way()
     nodes, treedef = jax.tree.flatten(tree, is_leaf=is_module)
     places = [i for i, node in enumerate(nodes) if is_module(node)]
     if not places:
-        return tree, None
+        return tree, Way()
     nnx = _nnx()
     graphdef, state = nnx.split([nodes[i] for i in places])
     states = [state.get(number, nnx.State({})) for number in range(len(places))]
@@ -46,7 +60,7 @@ def opened(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree] | None]:
         merged = nnx.merge(graphdef, nnx.State(whole))
         return treedef.unflatten(_replaced(nodes, places, merged))
 
-    return treedef.unflatten(_replaced(nodes, places, states)), close
+    return treedef.unflatten(_replaced(nodes, places, states)), Way(close)
 
 
 def _replaced(nodes: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
@@ -56,7 +70,7 @@ def _replaced(nodes: Sequence[Any], places: Sequence[int], values: Sequence[Any]
 
 def other_paths(tree: PyTree, paths: Sequence[Path]) -> dict[int, list[Path]]:
     """For leaves that several attributes hold: by the leaf's position, its paths but the first."""
-    if opened(tree)[1] is None:
+    if opened(tree)[1].close is None:
         return {}
     groups = [[tuple(map(str, path)) for path in group] for group in _nnx().find_duplicates(tree)]
     found = {i: _others(path, groups) for i, path in enumerate(paths)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,22 +36,22 @@ def paths(tree: PyTree) -> list[Path]:
 
 def flatten(tree: PyTree) -> tuple[list[Path], list[Any], Any]:
     """Paths, leaves and treedef; `treedef.unflatten` rebuilds containers, boxes and modules."""
-    tree, close = modules.opened(tree)
+    tree, way = modules.opened(tree)
     names = leaf_paths(tree)
     leaves, treedef = jax.tree.flatten(tree)
     modules.check_values(leaves)
-    return names, leaves, treedef if close is None else _OfModules(treedef, close)
+    return names, leaves, treedef if way.close is None else _OfModules(treedef, way)
 
 
 class _OfModules(NamedTuple):
     """The structure of a tree with NNX modules in it."""
 
     opened: Any
-    close: Callable[[PyTree], PyTree]
+    way: modules.Way
 
     def unflatten(self, leaves: Iterable[Any]) -> PyTree:
         """The tree with these leaves, in new modules."""
-        return self.close(self.opened.unflatten(leaves))
+        return self.way(self.opened.unflatten(leaves))
 
 
 def show(path: Path) -> str:
