@@ -26,70 +26,70 @@ from ._tree.labels import labels as labels
 from ._modules.of_type import of_type as of_type
 
 # General initializers.
-from .initializers import mixture as mixture
-from .initializers import constant as constant
-from .initializers import zeros as zeros
-from .initializers import ones as ones
-from .initializers import uniform as uniform
-from .initializers import normal as normal
-from .initializers import truncated_normal as truncated_normal
-from .initializers import variance_scaling as variance_scaling
-from .initializers import calculate_gain as calculate_gain
-from .initializers import lecun_normal as lecun_normal
-from .initializers import lecun_uniform as lecun_uniform
-from .initializers import he_normal as he_normal
-from .initializers import he_uniform as he_uniform
-from .initializers import glorot_normal as glorot_normal
-from .initializers import glorot_uniform as glorot_uniform
-from .initializers import xavier_normal as xavier_normal
-from .initializers import xavier_uniform as xavier_uniform
-from .initializers import kaiming_normal as kaiming_normal
-from .initializers import kaiming_uniform as kaiming_uniform
-from .initializers import torch_linear as torch_linear
-from .initializers import torch_bias as torch_bias
-from .initializers import from_array as from_array
-from .initializers import from_sampler as from_sampler
+from .initializers.general.mixture import mixture as mixture
+from .initializers.general.constants import constant as constant
+from .initializers.general.constants import zeros as zeros
+from .initializers.general.constants import ones as ones
+from .initializers.general.uniform_normal import uniform as uniform
+from .initializers.general.uniform_normal import normal as normal
+from .initializers.general.truncated import truncated_normal as truncated_normal
+from .initializers.general.scaling import variance_scaling as variance_scaling
+from .initializers.general.gains import calculate_gain as calculate_gain
+from .initializers.general.jax_style import lecun_normal as lecun_normal
+from .initializers.general.jax_style import lecun_uniform as lecun_uniform
+from .initializers.general.jax_style import he_normal as he_normal
+from .initializers.general.jax_style import he_uniform as he_uniform
+from .initializers.general.jax_style import glorot_normal as glorot_normal
+from .initializers.general.jax_style import glorot_uniform as glorot_uniform
+from .initializers.general.torch_style import xavier_normal as xavier_normal
+from .initializers.general.torch_style import xavier_uniform as xavier_uniform
+from .initializers.general.torch_style import kaiming_normal as kaiming_normal
+from .initializers.general.torch_style import kaiming_uniform as kaiming_uniform
+from .initializers.general.torch_style import torch_linear as torch_linear
+from .initializers.general.torch_style import torch_bias as torch_bias
+from .initializers.general.constants import from_array as from_array
+from .initializers.general.sampler import from_sampler as from_sampler
 
 # Structured initializers.
-from .initializers import identity as identity
-from .initializers import dirac as dirac
-from .initializers import orthogonal as orthogonal
-from .initializers import delta_orthogonal as delta_orthogonal
-from .initializers import sparse as sparse
-from .initializers import bilinear_upsample as bilinear_upsample
-from .initializers import icnr as icnr
-from .initializers import sinusoidal as sinusoidal
-from .initializers import sincos_2d as sincos_2d
-from .initializers import stft as stft
-from .initializers import layer_scale as layer_scale
-from .initializers import prior_bias as prior_bias
+from .initializers.structured.matrices import identity as identity
+from .initializers.structured.convolution import dirac as dirac
+from .initializers.structured.orthogonal import orthogonal as orthogonal
+from .initializers.structured.orthogonal import delta_orthogonal as delta_orthogonal
+from .initializers.structured.matrices import sparse as sparse
+from .initializers.structured.convolution import bilinear_upsample as bilinear_upsample
+from .initializers.structured.convolution import icnr as icnr
+from .initializers.structured.positions import sinusoidal as sinusoidal
+from .initializers.structured.positions import sincos_2d as sincos_2d
+from .initializers.structured.convolution import stft as stft
+from .initializers.structured.matrices import layer_scale as layer_scale
+from .initializers.structured.matrices import prior_bias as prior_bias
 
 # Initializers by architecture.
-from .initializers import siren as siren
-from .initializers import small_init as small_init
-from .initializers import wang_init as wang_init
-from .initializers import residual_scaled as residual_scaled
-from .initializers import depth_scaled as depth_scaled
-from .initializers import mitchell as mitchell
-from .initializers import mup_scaled as mup_scaled
-from .initializers import lstm_forget_bias as lstm_forget_bias
-from .initializers import chrono as chrono
-from .initializers import mamba_a_log as mamba_a_log
-from .initializers import mamba_dt_bias as mamba_dt_bias
-from .initializers import hippo_legs as hippo_legs
-from .initializers import lru_nu_log as lru_nu_log
-from .initializers import lru_theta_log as lru_theta_log
+from .initializers.architectures.siren import siren as siren
+from .initializers.architectures.depth import small_init as small_init
+from .initializers.architectures.depth import wang_init as wang_init
+from .initializers.architectures.depth import residual_scaled as residual_scaled
+from .initializers.architectures.depth import depth_scaled as depth_scaled
+from .initializers.architectures.depth import mitchell as mitchell
+from .initializers.architectures.depth import mup_scaled as mup_scaled
+from .initializers.architectures.recurrent import lstm_forget_bias as lstm_forget_bias
+from .initializers.architectures.recurrent import chrono as chrono
+from .initializers.architectures.state_space import mamba_a_log as mamba_a_log
+from .initializers.architectures.state_space import mamba_dt_bias as mamba_dt_bias
+from .initializers.architectures.state_space import hippo_legs as hippo_legs
+from .initializers.architectures.state_space import lru_nu_log as lru_nu_log
+from .initializers.architectures.state_space import lru_theta_log as lru_theta_log
 
 # Combinators: initializers made of initializers.
-from .initializers import stacked as stacked
-from .initializers import replicated as replicated
-from .initializers import scaled as scaled
-from .initializers import clipped as clipped
-from .initializers import blocks as blocks
-from .initializers import masked as masked
+from .initializers.combinators.slices import stacked as stacked
+from .initializers.combinators.slices import replicated as replicated
+from .initializers.combinators.values import scaled as scaled
+from .initializers.combinators.values import clipped as clipped
+from .initializers.combinators.slices import blocks as blocks
+from .initializers.combinators.values import masked as masked
 
 # The table of all of them.
-from .initializers import catalogue as catalogue
+from .initializers.catalogue import catalogue as catalogue
 
 # Surgery on existing trees.
 from ._surgery.reinit import reinit as reinit

@@ -44,9 +44,10 @@ setattr(initializers, "_rebuild", rebuild)  # noqa: B010
 
 # Those whose names are folders now find in them what the modules held.
 for folder, names in (
-    (structured, ("identity", "sparse", "layer_scale", "prior_bias")),
-    (combinators, ("scaled", "clipped", "masked")),
-    (_optimizer, ("OptimizerStateWarning",)),
+    (initializers, [name for name, value in vars(package).items() if hasattr(value, "is_factory")]),
+    (structured, ["identity", "sparse", "layer_scale", "prior_bias"]),
+    (combinators, ["scaled", "clipped", "masked"]),
+    (_optimizer, ["OptimizerStateWarning"]),
 ):
     vars(folder).update({name: getattr(package, name) for name in names})
 setattr(_modules, "_OfType", results.OfType)  # noqa: B010

@@ -12,7 +12,7 @@ from .._base.errors import noted
 from .._base.types import Array, DType, Key, PyTree, Shape, Where
 from .._surgery.reinit import reinit
 from .._tree.forms import describe
-from ..initializers import xavier_normal
+from ..initializers.general.torch_style import xavier_normal
 from .leaves import among, chosen_paths
 
 _QUERIES_AND_KEYS = re.compile("(.*/)?(query|key)/kernel")

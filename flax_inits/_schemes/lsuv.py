@@ -16,7 +16,7 @@ from .._modules.linen.tracing import all_but
 from .._surgery.reinit import reinit
 from .._tree.forms import describe
 from .._tree.paths import flatten, show
-from ..initializers import orthogonal
+from ..initializers.structured.orthogonal import orthogonal
 from .leaves import among, chosen_paths, with_leaves
 from .lsuv_scaling import Goal, check_std, path_of, scaled
 

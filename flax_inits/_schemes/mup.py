@@ -15,7 +15,7 @@ from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._tree.forms import Among, describe
 from .._tree.paths import flatten, show
 from .._tree.rules import Rule, assign, elsewhere_hint, is_where, parsed
-from ..initializers import scaled
+from ..initializers.combinators.values import scaled
 from .mup_rows import MupRow, check_axes, shapes
 
 OPTIMIZERS = ("adam", "sgd")

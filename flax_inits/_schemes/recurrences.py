@@ -18,7 +18,8 @@ from .._surgery.reinit import reinit
 from .._tree.forms import describe
 from .._tree.leaves import at_least_float32, dtype_of
 from .._tree.paths import flatten, show
-from ..initializers import chrono, zeros
+from ..initializers.architectures.recurrent import chrono
+from ..initializers.general.constants import zeros
 from .leaves import among, chosen_paths, with_leaves
 
 

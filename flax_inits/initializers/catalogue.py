@@ -80,7 +80,7 @@ def catalogue() -> Catalogue:
     >>> {entry.family for entry in table if entry.name in ("orthogonal", "delta_orthogonal")}
     {'orthogonal'}
     """
-    names = vars(importlib.import_module(__package__ or "flax_inits.initializers"))
+    names = vars(importlib.import_module(__name__.partition(".")[0]))
     found = {value for value in names.values() if getattr(value, "is_factory", False)}
     return Catalogue(sorted(map(_entry, found), key=lambda entry: (entry.family, entry.name)))
 

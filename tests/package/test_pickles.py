@@ -110,13 +110,7 @@ def test_pickles_of_all_versions_are_read(version):
             assert loaded == eval(printed, NAMES)
 
 
-@pytest.mark.parametrize("version", PICKLES)
-def test_pickles_are_of_every_factory(version):
-    names = {printed.partition("(")[0] for printed in PICKLES[version]}
-    assert {entry.name for entry in fi.catalogue()} <= names
-
-
-def test_where_keys_of_0_1_find_their_bits():
+def test_fused_keys_of_0_1_find_their_bits():
     from flax_inits._bits import _random_bits  # as their pickles do
 
     assert _random_bits is fi.fused_key.random_bits
