@@ -10,8 +10,8 @@ from .initializers.catalogue import CatalogueEntry as CatalogueEntry
 from ._surgery.graft_plan import GraftPlan as GraftPlan
 from ._surgery.graft_plan import GraftRow as GraftRow
 from ._model.jit_init import JitInit as JitInit
-from ._model.jit_init import Lowered as Lowered
-from ._model.jit_init import Compiled as Compiled
+from ._model.lowered import Lowered as Lowered
+from ._model.lowered import Compiled as Compiled
 from ._model.plan import Plan as Plan
 from ._model.plan import PlanRow as PlanRow
 from ._reports.summary_table import Summary as Summary

@@ -49,5 +49,5 @@ def assert_as_jit(
     made = init(*args, **kwargs)
     assert_same(made, expected)
     recipes = {row.recipe for row in init.plan(*args, **kwargs).rows}
-    assert ("the whole function" in recipes) == whole, recipes
+    assert any(recipe.startswith("the whole function") for recipe in recipes) == whole, recipes
     return made

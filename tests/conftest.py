@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import logging
 import os
 import platform
 from importlib.metadata import version
@@ -68,6 +69,35 @@ def _strict_promotion():
     """Nothing of ours is to promote by chance."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+class _Faults(logging.Handler):
+    """Collects what the engine logs where an exception made it take the slow way."""
+
+    def __init__(self):
+        super().__init__(logging.DEBUG)
+        self.found = []
+
+    def emit(self, record):
+        self.found.append(f"{record.getMessage()} {record.exc_info[1]!r}")
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(request):
+    """A fault of the engine costs time, never a value, so no other test would see it."""
+    log, faults = logging.getLogger("flax_inits"), _Faults()
+    log.addHandler(faults)
+    log.setLevel(logging.DEBUG)
+    yield
+    log.removeHandler(faults)
+    log.setLevel(logging.NOTSET)
+    if faults.found and "faults_expected" not in request.fixturenames:
+        pytest.fail("the engine fell back: " + "\n".join(faults.found), pytrace=False)
+
+
+@pytest.fixture
+def faults_expected():
+    """For tests that break the engine on purpose."""
 
 
 @pytest.fixture

@@ -25,16 +25,24 @@ class Constant:
 class Node:
     """One equation: a primitive applied to values."""
 
-    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin", "folded")
+    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin")
 
-    def __init__(self, equation: Any, inputs: Sequence, origin: str | None):
+    def __init__(self, equation: Any, inputs: Sequence, origin: str | None = None):
         self.primitive, self.params = equation.primitive, equation.params
         self.inputs, self.context = tuple(inputs), equation.ctx
         self.avals = tuple(var.aval for var in equation.outvars)
         self.origin = origin or equation.params.get("name")
         """The outermost jitted function that it is part of; only for people to read."""
-        self.folded: tuple[Any] | None = None
-        """What a later pass found the first output to be, if that is one known number."""
+
+    @property
+    def name(self) -> str:
+        """The name of the primitive."""
+        return self.primitive.name
+
+    @property
+    def size(self) -> int:
+        """Elements in its largest output."""
+        return max((aval.size for aval in self.avals), default=0)
 
 
 class Output(NamedTuple):
@@ -51,8 +59,13 @@ class Output(NamedTuple):
 
 Value: TypeAlias = Input | Constant | Output
 
+RESHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
+"""Primitives that keep the elements in order."""
 
-def order(outputs: Iterable[Value], boundary: Callable[[Value], bool]) -> list[Node]:
+
+def order(
+    outputs: Iterable[Value], boundary: Callable[[Value], bool] = lambda value: False
+) -> list[Node]:
     """The nodes that `outputs` need, inputs first; what is in `boundary` is not entered."""
 
     def below(values: Iterable[Value]) -> list[Node]:

@@ -12,9 +12,10 @@ from .._base.types import Array, Key
 from .._tree.casting import cast
 from .._tree.places import Placement, copied, placed_at, within_reach
 from .execute import execute
-from .jaxpr import Traced, trace
-from .keys import Deriver
-from .recipe import Job, plan
+from .fallback import CLOSES_OVER_TRACERS, Whole
+from .host import HostEvaluator
+from .jobs import jobs_of
+from .trace import Traced, trace
 
 _NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
@@ -24,34 +25,25 @@ _NEEDS_VALUES = (
 """What JAX raises where a function cannot be traced, because it computes with NumPy, say."""
 
 
-class Inline(Exception):
-    """The function closes over tracers: it must be called where it stands."""
-
-
-def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job] | None:
-    """The jobs for the outputs in `shardings`; None if the function must run as it stands."""
-    if not traced.pure:
-        return None
-    try:
-        return plan(traced, shardings)
-    except Exception:  # The representation has no stability promise; jax.jit always works.
-        return None
-
-
 def compute(
     fun: Callable[[Key], Sequence[Any]], key: Key, places: Mapping[int, Placement]
-) -> dict[int, Array]:
-    """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`."""
+) -> dict[int, Array] | None:
+    """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`.
+
+    None if `fun` closes over tracers: then only the caller's trace can compute it.
+    """
     traced = traceable(fun, key)
+    if traced is CLOSES_OVER_TRACERS:
+        return None
+    evaluator = HostEvaluator([key])
     made: dict[int, Array] = {}
     for place, shardings in _together({i: within_reach(p) for i, p in places.items()}):
         with placed_at(place):
-            jobs = None if traced is None else jobs_of(traced, shardings)
-            if jobs is None:
+            jobs = traced if isinstance(traced, Whole) else jobs_of(traced, shardings)
+            if isinstance(jobs, Whole):
                 made.update(compute_whole(fun, key, shardings))
             else:
-                deriver = Deriver([key])
-                made.update(execute([(job, deriver) for job in jobs]))
+                made.update(execute([job.of(evaluator) for job in jobs]))
     return arrived(made, places)
 
 
@@ -67,15 +59,13 @@ def _brought(leaf: Array, place: Placement) -> Array:
         return cast(copied(leaf, place), leaf)
 
 
-def traceable(fun: Callable[[Key], Any], key: Key) -> Traced | None:
-    """`fun` as a graph; None if it cannot be traced."""
+def traceable(fun: Callable[[Key], Any], key: Key) -> Traced | Whole:
+    """`fun` as a graph, or why it cannot be traced by itself."""
     try:
         traced = trace(fun, jax.ShapeDtypeStruct(key.shape, key.dtype))
     except _NEEDS_VALUES:
-        return None
-    if traced.closes_over_tracers:
-        raise Inline
-    return traced
+        return Whole("it needs values")
+    return CLOSES_OVER_TRACERS if traced.closes_over_tracers else traced
 
 
 def _together(

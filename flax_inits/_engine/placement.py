@@ -7,7 +7,8 @@ import jax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, Sharding
 
 
-def _on_cpu(sharding: Sharding | None) -> bool:
+def on_cpu(sharding: Sharding | None) -> bool:
+    """Whether the leaf lives on CPU devices alone."""
     if sharding is None:
         device = jax.config.jax_default_device
         return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
@@ -21,11 +22,11 @@ def is_abstract(sharding: Sharding | None) -> bool:
     return isinstance(getattr(sharding, "mesh", None), AbstractMesh)
 
 
-def _on_host(sharding: Sharding | None) -> bool:
+def on_host(sharding: Sharding | None) -> bool:
     """Whether the leaf lives on one CPU device, whose memory NumPy can fill."""
     if sharding is not None and (is_abstract(sharding) or len(sharding.device_set) > 1):
         return False
-    return _on_cpu(sharding) and getattr(sharding, "memory_kind", None) in _HOST_MEMORY
+    return on_cpu(sharding) and getattr(sharding, "memory_kind", None) in _HOST_MEMORY
 
 
 _HOST_MEMORY = (None, "device", "unpinned_host")

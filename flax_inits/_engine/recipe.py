@@ -1,80 +1,38 @@
 """How a leaf comes to be: recipes, and the jobs that apply them.
 
-A `Recipe` is a program with its layout; it hashes and compares by what it computes, so equal
-recipes are compiled once, whoever asked for them. A `Job` says which leaves a recipe makes, and
-from which keys and arrays. `plan` finds both in a traced function.
+A `Recipe` hashes and compares by what it computes, so what equal ones need is compiled once,
+whoever asked for them. `Filled` and `Given` need no program; `Pooled` and `Compiled` (in
+`programs`) do. A `Job` says which leaves a recipe makes, and from which keys and arrays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Sharding
 
 from .._base.bits import is_key_dtype
-from .._base.types import Token
-from . import rows
-from .constants import RESHAPES, is_constant
-from .graph import Constant, Input, Node, Output, Value, order
-from .jaxpr import Traced, evaluate, vectorized
-from .keys import Derivation, impl_of
-from .placement import _on_cpu, _on_host
-from .signature import Signer
-
-LARGEST_POOLED = 1 << 25
-"""Elements above which a leaf is drawn in place: compiling costs less than copying its rows."""
+from .._base.types import Array, Token
+from .graph import Constant, Input, Value, order
+from .host import HostEvaluator
+from .key_words import impl_of
+from .memory import misaligned, owned
 
 
 class Recipe:
-    """A program that makes one leaf, or several that share what is costly to compute."""
+    """How one leaf comes to be, or several that share what is costly to compute."""
 
-    __slots__ = ("token", "outputs", "given", "shardings", "form", "fill", "fused", "_hash")
+    __slots__ = ("token", "outputs", "shardings", "_hash")
 
     def __init__(
-        self,
-        token: Token,
-        outputs: tuple[Value, ...],
-        given: tuple[Value, ...],
-        shardings: tuple[Sharding | None, ...],
-        form: rows.Form | None = None,
-        fill: Any = None,
-        fused: bool = True,
+        self, token: Token, outputs: Sequence[Value], shardings: Sequence[Sharding | None]
     ):
-        shapes = tuple((v.aval.shape, v.aval.dtype) for v in outputs)
-        self.token = (token, shapes, shardings, fused)
-        self.fused = fused
-        self.outputs, self.given, self.shardings = outputs, given, shardings
-        self.form, self.fill = form, fill
+        self.outputs, self.shardings = tuple(outputs), tuple(shardings)
+        shapes = tuple((v.aval.shape, v.aval.dtype) for v in self.outputs)
+        self.token = (type(self).__name__, token, shapes, self.shardings)
+        """Equal for recipes that make the same of the same keys and arrays."""
         self._hash = hash(self.token)
-
-    @property
-    def program(self) -> Token:
-        """Equal for recipes that one compiled program makes; None if none is needed."""
-        if self.fill is not None or self._passes_through:
-            return None
-        return self if self.form is None else self.form.token
-
-    @property
-    def elementwise_on_cpu(self) -> bool:
-        """Whether the program only computes each element by itself, on CPU devices."""
-        if self.form is not None:
-            return True
-        nodes = order(self.outputs, set(self.given).__contains__)
-        safe = all(node.primitive.name in _SAFE for node in nodes)
-        return safe and self.fused and all(map(_on_cpu, self.shardings))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays that the program closes over."""
-        nodes = order(self.outputs, set(self.given).__contains__)
-        values = {*self.outputs, *(value for node in nodes for value in node.inputs)}
-        return sum(getattr(v.value, "nbytes", 0) for v in values if isinstance(v, Constant))
-
-    @property
-    def _passes_through(self) -> bool:
-        (value, *others), (sharding, *_) = self.outputs, self.shardings
-        passed = isinstance(value, Input | Constant) and not getattr(value.aval, "weak_type", False)
-        return passed and not others and sharding is None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.token == other.token
@@ -82,133 +40,90 @@ class Recipe:
     def __hash__(self) -> int:
         return self._hash
 
-    def arguments(self) -> list[jax.ShapeDtypeStruct]:
-        """What the program takes, abstractly: keys as their words."""
-        return [_words_struct(v) if is_key_dtype(v.aval.dtype) else _struct(v) for v in self.given]
+    @property
+    def shared_by(self) -> Token | None:
+        """Equal for recipes that one compiled program makes; None if none is needed."""
+        return None
 
-    def compute(self, *arguments: Any) -> list[Any]:
-        """The program: traceable, from the words of keys and from arrays."""
-        bound = {
-            value: jax.random.wrap_key_data(argument, impl=impl_of(value.aval.dtype))
-            if is_key_dtype(value.aval.dtype)
-            else argument
-            for value, argument in zip(self.given, arguments, strict=True)
-        }
-        return evaluate(self.outputs, bound, self.fused)
+    def make(self, job: "Job") -> Array:
+        """Makes the leaf without a program."""
+        raise NotImplementedError(f"{type(self).__name__} needs a program")
 
 
 class Job(NamedTuple):
-    """A recipe with what its program is given, and the positions of the leaves that it makes."""
+    """A recipe with what it is given, and the positions of the leaves that it makes."""
 
     recipe: Recipe
     given: tuple[Value, ...]
+    """The keys and arrays, as values of the graph."""
+
     positions: tuple[int, ...]
+    evaluator: HostEvaluator | None = None
+    """Computes the keys and reads the arrays; None as long as nothing is known but their types."""
+
+    def of(self, evaluator: HostEvaluator) -> "Job":
+        """The same job for known keys and arrays."""
+        return self._replace(evaluator=evaluator)
+
+    @property
+    def arguments(self) -> list[Any]:
+        """What the recipe's program takes: the words of keys, and arrays as they are."""
+        return list(map(self.known.argument, self.given))
+
+    @property
+    def known(self) -> HostEvaluator:
+        """The evaluator of a job whose keys and arrays are known."""
+        if self.evaluator is None:
+            raise ValueError("The job knows the types of its keys and arrays only.")
+        return self.evaluator
 
 
-def _struct(value: Value) -> jax.ShapeDtypeStruct:
-    weak = getattr(value.aval, "weak_type", False)
-    return jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype, weak_type=weak)
+class Filled(Recipe):
+    """A leaf of one number, which the host knows."""
+
+    __slots__ = ("fill",)
+
+    def __init__(self, token: Token, output: Value, sharding: Sharding | None, fill: np.ndarray):
+        super().__init__(token, [output], [sharding])
+        self.fill = fill
+
+    def make(self, job: Job) -> Array:
+        """The leaf, filled by NumPy."""
+        (value,), (sharding,) = self.outputs, self.shardings
+        filled = misaligned(value.aval.size, self.fill.dtype)
+        filled[:] = self.fill
+        return owned(filled.reshape(value.aval.shape), sharding)
 
 
-def _words_struct(value: Value) -> jax.ShapeDtypeStruct:
-    data = jax.eval_shape(jax.random.key_data, _struct(value))
-    return jax.ShapeDtypeStruct(data.shape, data.dtype)
+class Given(Recipe):
+    """A leaf that is an argument, or an array that the function closes over."""
+
+    __slots__ = ()
+
+    def __init__(self, token: Token, output: Value, sharding: Sharding | None):
+        super().__init__(token, [output], [sharding])
+
+    @staticmethod
+    def fits(value: Value, sharding: Sharding | None) -> bool:
+        """Whether the value passes through the function, and may stay where it is."""
+        weak = getattr(value.aval, "weak_type", False)
+        return isinstance(value, Input | Constant) and not weak and sharding is None
+
+    def make(self, job: Job) -> Array:
+        """A copy of the array: nothing that is made shares memory with what was given."""
+        (value,) = self.outputs
+        if is_key_dtype(value.aval.dtype):
+            words = owned(job.known.key_words(value), None)
+            return jax.random.wrap_key_data(words, impl=impl_of(value.aval.dtype))
+        source = value.value if isinstance(value, Constant) else job.known.argument(value)
+        if not isinstance(source, jax.Array):
+            return owned(np.asarray(source), None)
+        closed_over = isinstance(value, Constant) and source.is_fully_addressable
+        return owned(np.asarray(source), None) if closed_over else source.copy()
 
 
-def plan(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job]:
-    """The jobs that make the outputs at the positions in `shardings`, each laid out as it says."""
-    derivation, signer = Derivation(), Signer()
-    values = {i: _faithful(traced, i, derivation) for i in shardings}
-    return [
-        _job(
-            tuple(values[i] for i in group),
-            tuple(shardings[i] for i in group),
-            tuple(group),
-            derivation,
-            signer,
-        )
-        for group in _groups(values, derivation)
-    ]
-
-
-_SAFE = rows.ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "slice"}
-"""What XLA computes alike whether or not it stands in a call of its own."""
-
-
-def _faithful(traced: Traced, position: int, derivation: Derivation) -> Value:
-    value = traced.outputs[position]
-    if _is_safe(value, derivation):
-        return value
-    if isinstance(value, Output) and value.node.primitive.name == "scan":
-        return value
-    return traced.kept[position]
-
-
-def _is_safe(value: Value, derivation: Derivation) -> bool:
-    """Whether the leaf may be compiled apart, with calls inlined and bits fused."""
-    nodes = order([value], derivation.is_key)
-    known = all(node.primitive.name in _SAFE or _size(node) == 1 for node in nodes)
-    return known and rows.is_calm(nodes)
-
-
-def _job(
-    values: tuple[Value, ...],
-    shardings: tuple[Sharding | None, ...],
-    positions: tuple[int, ...],
-    derivation: Derivation,
-    signer: Signer,
-) -> Job:
-    if len(values) == 1 and _on_host(shardings[0]):
-        value = _batched(values[0])
-        fill = is_constant(value)
-        if fill is not None:
-            return Job(Recipe(signer.token(fill), values, (), shardings, fill=fill), (), positions)
-        form = rows.match(value, derivation, signer) if _poolable(value) else None
-        if form is not None:
-            token = (form.token, *map(signer.token, form.lifted))
-            return Job(Recipe(token, values, form.keys, shardings, form), form.keys, positions)
-    token, given = signer.program(values, derivation.is_key)
-    fused = all(_is_safe(_batched(value), derivation) for value in values)
-    recipe = Recipe(token, values, tuple(given), shardings, fused=fused)
-    return Job(recipe, recipe.given, positions)
-
-
-def _batched(value: Value) -> Value:
-    """A scan without a carry as one batched computation, where there is such a form."""
-    if isinstance(value, Output) and value.node.primitive.name == "scan":
-        return vectorized(value) or value
-    return value
-
-
-def _poolable(value: Value) -> bool:
-    """Whether making `value` from rows beats compiling a program for its shape."""
-    return 0 < value.aval.size <= LARGEST_POOLED
-
-
-def _groups(values: Mapping[int, Value], derivation: Derivation) -> list[list[int]]:
-    """Positions that share a costly node must be computed together; the others stand alone."""
-    owner: dict[Node, int] = {}
-    parent = {i: i for i in values}
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, value in values.items():
-        for node in _costly_nodes(value, derivation):
-            parent[root(i)] = root(owner.setdefault(node, i))
-    groups: dict[int, list[int]] = {}
-    for i in values:
-        groups.setdefault(root(i), []).append(i)
-    return list(groups.values())
-
-
-def _costly_nodes(value: Value, derivation: Derivation) -> list[Node]:
-    nodes = order([value], derivation.is_key)
-    return [n for n in nodes if n.primitive.name != "broadcast_in_dim" and _size(n) > 1]
-
-
-def _size(node: Node) -> int:
-    return max(aval.size for aval in node.avals)
+def constants_of(outputs: Sequence[Value], given: Sequence[Value] = ()) -> list[Constant]:
+    """The constants that `outputs` are made of, up to what is given."""
+    nodes = order(outputs, set(given).__contains__)
+    values = {*outputs, *(value for node in nodes for value in node.inputs)}
+    return [value for value in values if isinstance(value, Constant)]

@@ -17,15 +17,13 @@ from jax.core import Tracer
 
 from .._base.types import Token
 from .graph import Constant, Node, Output, Value, order
-from .jaxpr import CLOSED_JAXPR, opened
+from .jaxpr import JAXPRS, opened
 
 _IGNORED = frozenset({"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd"})
 """Parameters that only differentiation uses; they are new closures at every trace."""
 
 _LONGEST = 64
 """Bytes of an array that are kept as they are; of longer ones, a digest."""
-
-_JAXPRS = (CLOSED_JAXPR, jax.extend.core.Jaxpr)
 
 
 class _Identity:
@@ -89,7 +87,7 @@ class Signer:
             return (type(value), *map(self.token, value))
         if isinstance(value, dict):
             return ("dict", *((key, self.token(item)) for key, item in value.items()))
-        if isinstance(value, _JAXPRS):
+        if isinstance(value, JAXPRS):
             return self._remembered(value, self._jaxpr)
         try:
             hash(value)

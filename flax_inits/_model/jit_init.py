@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 from jax.core import Tracer
-from jax.sharding import Sharding
 
 from .._base.cache import Cache
 from .._base.errors import brief, called_with
 from .._base.jax_state import configuration, tracing
 from .._base.pickling import refuse_to_pickle
 from .._base.types import Array, Path, PyTree, Rules
-from .._engine.compile import compiled, programs
-from .._engine.execute import execute
-from .._engine.jaxpr import Traced, trace
-from .._engine.keys import Deriver
-from .._engine.make import Inline, jobs_of
-from .._engine.recipe import Job
+from .._engine.fallback import CLOSES_OVER_TRACERS
 from .._modules.reach import WithRules, with_rules
 from .._tree.modules import Way, opened
-from .._tree.paths import flatten
+from .lowered import Lowered
 from .nnx_arguments import change, changes, nnx_objects
-from .out_shardings import OutShardings, asked_for
 from .plan import Plan
-from .progress import Progress
+from .planned import Planned, planned
 from .static_args import Statics
 
 
@@ -89,24 +81,6 @@ def jit_init(
     return JitInit(fun, reached, out_shardings, statics, progress, jitted)
 
 
-class _Planned(NamedTuple):
-    """What is known of one call before anything is computed."""
-
-    traced: Traced
-    paths: list[Path]
-    treedef: Any
-    shardings: list[Sharding | None]
-    jobs: list[Job] | None
-    """None if the whole function must be compiled as it stands."""
-
-    whole: Any
-    """The whole function, jitted."""
-
-    reached: dict[Path, str]
-    way: Way
-    """From the tree that is made to what `fun` returns."""
-
-
 class JitInit:
     """A function that makes parameters; see `jit_init`."""
 
@@ -124,7 +98,7 @@ class JitInit:
         functools.update_wrapper(self, fun)
         self._fun, self._reached, self._out_shardings = fun, reached, out_shardings
         self._statics, self._progress, self._jitted = statics, progress, jitted
-        self._known: Cache[_Planned] = Cache(32)  # by the shapes of arguments
+        self._known: Cache[Planned] = Cache(32)  # by the shapes of arguments
         self._inlined: Cache[Callable[[Any], tuple[PyTree, Way]]] = Cache(32)
         self._changing: Cache[Callable[[Any], list[dict[int, Array]]]] = Cache(32)
 
@@ -139,17 +113,10 @@ class JitInit:
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves) or tracing():
             return self._inline(args, kwargs)
-        try:
-            arrays, planned = self._planned(args, kwargs)
-        except Inline:
+        arrays, planned = self._planned(args, kwargs)
+        if planned.jobs is CLOSES_OVER_TRACERS:
             return self._inline(args, kwargs)
-        if planned.jobs is None:
-            tree = planned.whole(arrays)
-        else:
-            deriver = Deriver(jax.tree.leaves(arrays))
-            with Progress(self._progress, planned.jobs) as progress:
-                made = execute([(job, deriver) for job in planned.jobs], progress.done)
-            tree = planned.treedef.unflatten([made[i] for i in range(len(made))])
+        tree = planned.made(arrays, self._progress)
         self._change_objects(args, kwargs)
         return planned.way(tree)
 
@@ -178,10 +145,7 @@ class JitInit:
         Returns:
             A table that prints well; `rows` is plain data.
         """
-        _, planned = self._planned(args, kwargs)
-        return Plan.of(
-            planned.traced, planned.paths, planned.shardings, planned.jobs, planned.reached
-        )
+        return self._planned(args, kwargs)[1].plan()
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Lowers every program of a call, for checking a configuration ahead of time.
@@ -195,17 +159,7 @@ class JitInit:
             `out_shardings` over a mesh of `jax.experimental.topologies`).
         """
         arrays, planned = self._planned(args, kwargs)
-        if planned.jobs is None:
-            whole = planned.whole.lower(arrays)
-            return Lowered(((tuple(planned.paths), whole),), lambda: [whole.compile()])
-        deriver = Deriver(())
-        runs, found = [], []
-        for run in programs([(job, deriver) for job in planned.jobs]):
-            positions = [i for job, _ in run.tasks for i in job.positions]
-            lowered = run.lower()
-            found.append((tuple(planned.paths[i] for i in positions), lowered))
-            runs.append(run._replace(lower=lambda lowered=lowered: lowered))
-        return Lowered(tuple(found), functools.partial(compiled, runs))
+        return planned.lowered(arrays)
 
     def _inline(self, args: tuple, kwargs: dict[str, Any]) -> PyTree:
         if self._reached is None:
@@ -221,9 +175,9 @@ class JitInit:
         self._change_objects(args, kwargs)
         return way(tree)
 
-    def _planned(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, _Planned]:
+    def _planned(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, Planned]:
         """The arrays among the arguments, and what is known of a call with their like."""
-        with self._explained(args, kwargs):
+        try:
             try:
                 arrays, static = self._statics.split(args, kwargs)
                 return arrays, self._cached(arrays, static)
@@ -232,92 +186,31 @@ class JitInit:
             # In its own words, with the user's names of functions and arguments.
             self._jitted.trace(*args, **kwargs)
             raise failure
-
-    @contextlib.contextmanager
-    def _explained(self, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
-        """Adds to an error what the function was called with, and what could be static."""
-        try:
-            yield
-        except Inline:
-            raise
         except Exception as error:
             error.add_note(f"while {self!r} traced the call ({called_with(args, kwargs)})")
             if isinstance(error, jax.errors.ConcretizationTypeError):
                 error.add_note(self._statics.advice(args, kwargs))
             raise
 
-    def _cached(self, arrays: Any, static: tuple) -> _Planned:
+    def _cached(self, arrays: PyTree, static: tuple) -> Planned:
         leaves, treedef = jax.tree.flatten(arrays)
         places = tuple(
             leaf.sharding if getattr(leaf, "committed", False) else None for leaf in leaves
         )
-        signature = tuple(map(_abstract, leaves)), places, configuration()
-        cache_key = (treedef, static, signature)
+        cache_key = (treedef, static, tuple(map(_abstract, leaves)), places, configuration())
         known = self._known.find(cache_key)
-        return self._known.keep(cache_key, self._plan(arrays, static)) if known is None else known
+        if known is not None:
+            return known
+        found = planned(lambda arrays: self._made(arrays, static), arrays, self._out_shardings)
+        if found.jobs is CLOSES_OVER_TRACERS:
+            return found  # They are of one trace, which another call must not find.
+        return self._known.keep(cache_key, found)
 
-    def _plan(self, arrays: Any, static: tuple) -> _Planned:
-        reached: dict[Path, str] = {}
-        ways: list[Way] = []
-
-        def run(arrays: Any) -> PyTree:
-            tree, how = self._made(arrays, static)
-            reached.update(how)
-            tree, way = opened(tree)
-            ways.append(way)
-            return tree
-
-        traced = trace(run, arrays)
-        if traced.closes_over_tracers:
-            raise Inline
-        paths, _, treedef = flatten(traced.shape)
-        asked = asked_for(self._out_shardings, ways[0](traced.shape), paths)
-        shardings, jobs = _jobs(traced, jax.tree.leaves(arrays), asked)
-        whole = jax.jit(run, out_shardings=treedef.unflatten(asked) if any(asked) else None)
-        return _Planned(traced, paths, treedef, shardings, jobs, whole, reached, ways[0])
-
-    def _made(self, arrays: Any, static: tuple) -> tuple[PyTree, dict[Path, str]]:
+    def _made(self, arrays: PyTree, static: tuple) -> tuple[PyTree, dict[Path, str]]:
         args, kwargs = self._statics.join(arrays, static)
         if self._reached is None:
             return self._fun(*args, **kwargs), {}
         return self._reached.made(tuple(args), kwargs)
-
-
-def _jobs(
-    traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]
-) -> tuple[list[Sharding | None], list[Job] | None]:
-    """Where each leaf is made, and the jobs that make them."""
-    try:
-        places = OutShardings(traced, arguments, asked)
-    except Exception:  # The representation has no stability promise; jax.jit always works.
-        return asked, None
-    if places.decided_by_jit:
-        return asked, None
-    return places.shardings, jobs_of(traced, dict(enumerate(places.shardings)))
-
-
-class Lowered(NamedTuple):
-    """Programs that are lowered, each with the paths of the leaves that it makes."""
-
-    __reduce__ = refuse_to_pickle
-
-    programs: tuple[tuple[tuple[Path, ...], Any], ...]
-    """Pairs of leaf paths and `jax.stages.Lowered`."""
-
-    compiler: Callable[[], Sequence[Any]]
-
-    def compile(self) -> Compiled:
-        """Compiles every program; a call of the function then finds them."""
-        paths = [paths for paths, _ in self.programs]
-        return Compiled(tuple(zip(paths, self.compiler(), strict=True)))
-
-
-class Compiled(NamedTuple):
-    """Programs that are compiled: pairs of leaf paths and `jax.stages.Compiled`."""
-
-    __reduce__ = refuse_to_pickle
-
-    programs: tuple[tuple[tuple[Path, ...], Any], ...]
 
 
 def _abstract(leaf: Any) -> Any:

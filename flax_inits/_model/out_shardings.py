@@ -10,8 +10,9 @@ from .._base.errors import listed
 from .._base.jax_state import concrete_mesh
 from .._base.types import Path, PyTree
 from .._engine.graph import Input, Value, order
-from .._engine.jaxpr import Traced, inner_jaxprs
+from .._engine.jaxpr import inner_jaxprs
 from .._engine.placement import is_abstract, placement, replicated
+from .._engine.trace import Traced
 from .._tree.modules import is_module, opened
 from .._tree.paths import flatten, show
 
@@ -113,7 +114,7 @@ def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
 
 def _live(values: Sequence[Value]) -> tuple[list[int], bool]:
     """The positions of arguments that the outputs need, and whether something spreads them."""
-    nodes = order(values, lambda value: False)
+    nodes = order(values)
     needed = (*values, *(value for node in nodes for value in node.inputs))
     inputs = sorted({value.index for value in needed if isinstance(value, Input)})
     return inputs, any(_spreads(node.primitive, node.params) for node in nodes)

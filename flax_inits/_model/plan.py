@@ -10,10 +10,11 @@ from jax.sharding import Sharding
 from .._base import tables
 from .._base.pickling import reduce_row
 from .._base.types import Path
-from .._engine.constants import is_constant
+from .._engine.fallback import Whole
 from .._engine.graph import Input, Node, Value, order
-from .._engine.jaxpr import Traced
+from .._engine.host import HostComputable
 from .._engine.recipe import Job
+from .._engine.trace import Traced
 from .._tree.paths import show
 
 
@@ -64,22 +65,23 @@ class Plan:
         traced: Traced,
         paths: Sequence[Path],
         shardings: Sequence[Sharding | None],
-        jobs: Sequence[Job] | None,
+        jobs: Sequence[Job] | Whole,
         reached: dict[Path, str],
     ) -> "Plan":
-        """The plan for a traced function; `jobs` None means that it is compiled as it stands."""
+        """The plan for a traced function; `Whole` if it is compiled as it stands."""
         programs: dict[Any, int] = {}
         found: dict[int, tuple[str, int | None]] = {}
-        for job in jobs or ():
+        for job in () if isinstance(jobs, Whole) else jobs:
             number = None
-            if job.recipe.program is not None:
-                number = programs.setdefault(job.recipe.program, len(programs) + 1)
+            if job.recipe.shared_by is not None:
+                number = programs.setdefault(job.recipe.shared_by, len(programs) + 1)
             for position, value in zip(job.positions, job.recipe.outputs, strict=True):
-                found[position] = name_of(value, job.recipe.fill), number
+                found[position] = name_of(value), number
+        whole = f"the whole function: {jobs.reason}" if isinstance(jobs, Whole) else ""
         structs = jax.tree.leaves(traced.shape)
         rows = []
         for i, (path, struct) in enumerate(zip(paths, structs, strict=True)):
-            recipe, program = found.get(i, ("the whole function", 1))
+            recipe, program = found.get(i, (whole, 1))
             source = reached.get(path, "fun")
             rows.append(_row(path, struct, shardings[i], recipe, program, source))
         return cls(rows)
@@ -147,14 +149,14 @@ _TELLING = frozenset({"qr", "householder_product", "scan", "while", "cond", "dot
 """Primitives worth a name of their own in a plan."""
 
 
-def name_of(value: Value, fill: Any = None) -> str:
+def name_of(value: Value) -> str:
     """What makes a leaf, as far as its program tells."""
-    fill = is_constant(value) if fill is None else fill
+    fill = HostComputable().fill(value)
     if fill is not None:
         return {0: "zeros", 1: "ones"}.get(fill.item(), f"constant({fill.item():g})")
     if isinstance(value, Input):
         return "argument"
-    nodes = order([value], lambda value: False)
+    nodes = order([value])
     names = list(dict.fromkeys(name for node in nodes if (name := _name(node))))
     if names == ["uniform"] and any(node.primitive.name == "erf_inv" for node in nodes):
         return "normal"  # Some versions of JAX draw normals by a jitted uniform.

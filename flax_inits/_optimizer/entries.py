@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.types import Path, PyTree
-from .._engine import jaxpr
 from .._engine.graph import Input, Output, Value, order
+from .._engine.jaxpr import opened
+from .._engine.trace import Traced, trace
+from .._engine.trace import flatten as graph_of
 from .._tree.leaves import dtype_of, is_weak, struct_of
 from .._tree.paths import flatten
 from .labels import labels_of
@@ -56,7 +58,7 @@ def _entries(tx: Any, treedef: Any, structs: tuple[Struct, ...]) -> tuple[Entry,
     params = treedef.unflatten(
         [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in structs]
     )
-    traced = jaxpr.trace(tx.init, params)
+    traced = trace(tx.init, params)
     names, leaves, _ = flatten(traced.shape)
     labels = labels_of(tx, params, traced.shape)
     everyone = frozenset(range(len(structs)))
@@ -86,7 +88,7 @@ def _kind(name: Path, leaf: Any) -> str:
 
 
 def _without_settings(
-    tx: Any, params: PyTree, init: jaxpr.Traced, found: Sequence[Entry]
+    tx: Any, params: PyTree, init: Traced, found: Sequence[Entry]
 ) -> tuple[Entry, ...]:
     """Arrays that are neither made of the params nor statistics: random keys, Muon's coefficients.
 
@@ -102,7 +104,7 @@ def _without_settings(
     return tuple(e._replace(kind="setting") if e in settings else e for e in found)
 
 
-def traced_update(tx: Any, params: PyTree, state: PyTree) -> jaxpr.Traced | None:
+def traced_update(tx: Any, params: PyTree, state: PyTree) -> Traced | None:
     """`tx.update` as a graph from (gradients, state, params) to the state; None if it cannot be."""
 
     def value(tree: PyTree) -> Any:
@@ -122,7 +124,7 @@ def traced_update(tx: Any, params: PyTree, state: PyTree) -> jaxpr.Traced | None
     for function in (update, search, per_example):
         try:
             with jax.numpy_dtype_promotion("standard"):  # Adam's update needs it.
-                return jaxpr.trace(function, params, state, params)
+                return trace(function, params, state, params)
         except Exception:
             continue
     return None
@@ -158,7 +160,7 @@ def _selected(value: Value) -> Iterator[Value]:
         return
     cases = value.node.inputs[1:]
     if value.node.primitive.name == "cond":
-        branches = [jaxpr.opened(branch) for branch in value.node.params["branches"]]
-        cases = [jaxpr.flatten(*branch, cases)[value.index] for branch in branches]
+        branches = [opened(branch) for branch in value.node.params["branches"]]
+        cases = [graph_of(*branch, cases)[value.index] for branch in branches]
     for case in cases:
         yield from _selected(case)

@@ -17,8 +17,9 @@ import jax.extend.core
 from jax.ad_checkpoint import checkpoint_name
 
 from .._base.types import Array
+from .._engine.evaluate import bind
 from .._engine.graph import Node
-from .._engine.jaxpr import CALLS, bind, opened
+from .._engine.jaxpr import CALLS, opened
 
 _CALLS = frozenset(name for name, holder in CALLS.items() if holder == "jaxpr")
 """Calls of functions that have no derivatives of their own."""

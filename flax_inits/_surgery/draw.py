@@ -11,10 +11,12 @@ from .._base import bits
 from .._base.bits import is_key_dtype
 from .._base.errors import noted
 from .._base.types import Array, Key, Path
-from .._engine.compile import Task
 from .._engine.execute import execute
-from .._engine.keys import Deriver, Words
-from .._engine.make import arrived, compute_whole, jobs_of, traceable
+from .._engine.fallback import CLOSES_OVER_TRACERS, Whole
+from .._engine.host import HostEvaluator
+from .._engine.jobs import jobs_of
+from .._engine.key_words import KeyWords
+from .._engine.make import arrived, compute_whole, traceable
 from .._engine.recipe import Job
 from .._tree.casting import checked_as
 from .._tree.leaves import struct_of
@@ -32,21 +34,26 @@ class RuledLeaf(NamedTuple):
     place: Placement
 
 
-def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array]:
-    """Each wish by its rule, at its stored shape, with the key that its path gives."""
+def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array] | None:
+    """Makes each leaf by its rule, at its stored shape, with the key that its path gives.
+
+    None if an initializer closes over tracers: then only the caller's trace can compute its leaf.
+    """
     fold, planner = _folder(key), _Planner(key)
-    tasks: dict[Placement, list[Task]] = {}
+    jobs: dict[Placement, list[Job]] = {}
     alone: list[tuple[int, RuledLeaf]] = []
     for i, ruled in ruled_leaves.items():
         with noted(note(ruled.path, ruled.rule)):
             job, place = planner.job(ruled)
-        if job is None:
+        if job is CLOSES_OVER_TRACERS:
+            return None
+        if isinstance(job, Whole):
             alone.append((i, ruled))
         else:
-            task = job._replace(positions=(i,)), Deriver([fold(ruled.path)])
-            tasks.setdefault(place, []).append(task)
+            job = job._replace(positions=(i,)).of(HostEvaluator([fold(ruled.path)]))
+            jobs.setdefault(place, []).append(job)
     made = {i: _alone(key, ruled) for i, ruled in alone}
-    for place, group in tasks.items():
+    for place, group in jobs.items():
         with placed_at(place):
             made.update(execute(group))
     return arrived(made, {i: ruled.place for i, ruled in ruled_leaves.items()})
@@ -60,29 +67,31 @@ def _folder(key: Key) -> Callable[[Path], Any]:
 
     def fold(path: Path) -> Any:
         folded = np.array(bits.fold_in_words(words, path_hash(path)), np.uint32)
-        return Words(folded) if typed else folded
+        return KeyWords(folded) if typed else folded
 
     return fold
 
 
 class _Planner:
-    """The job of each wish; leaves that differ in nothing but their path share the planning."""
+    """Plans jobs; leaves that differ in nothing but their path share one."""
 
     def __init__(self, key: Key):
         self._key = key
         # By the identity of initializers: within one call it says enough, across calls it would
         # mistake one whose attributes were changed for what it was.
-        self._known: dict[Any, tuple[Job | None, Placement]] = {}
+        self._known: dict[Any, tuple[Job | Whole, Placement]] = {}
 
-    def job(self, ruled: RuledLeaf) -> tuple[Job | None, Placement]:
-        """What makes the leaf, given the key of its path, and where; no job if none can."""
+    def job(self, ruled: RuledLeaf) -> tuple[Job | Whole, Placement]:
+        """What makes the leaf, given the key of its path, and where; or why no job can."""
         struct = struct_of(ruled.leaf)
         known = (id(ruled.rule.init), struct, ruled.place)
         if known not in self._known:
             self._known[known] = self._plan(ruled, struct)
         return self._known[known]
 
-    def _plan(self, ruled: RuledLeaf, struct: jax.ShapeDtypeStruct) -> tuple[Job | None, Placement]:
+    def _plan(
+        self, ruled: RuledLeaf, struct: jax.ShapeDtypeStruct
+    ) -> tuple[Job | Whole, Placement]:
         init = ruled.rule.init
 
         def values(key: Key) -> Array:
@@ -101,11 +110,11 @@ class _Planner:
 
     def _job(
         self, values: Callable[[Key], Array], place: Placement, sharding: Sharding | None
-    ) -> Job | None:
+    ) -> Job | Whole:
         with placed_at(place):
             traced = traceable(values, self._key)
-            jobs = None if traced is None else jobs_of(traced, {0: sharding})
-        return jobs[0] if jobs else None
+            jobs = traced if isinstance(traced, Whole) else jobs_of(traced, {0: sharding})
+        return jobs if isinstance(jobs, Whole) else jobs[0]
 
 
 def _alone(key: Key, ruled: RuledLeaf) -> Array:

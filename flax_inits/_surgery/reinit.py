@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,7 +9,7 @@ from jax.core import Tracer
 
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
-from .._engine.make import Inline, compute
+from .._engine.make import compute
 from .._modules.reach import WithRules
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, is_inexact
@@ -142,8 +141,8 @@ def _by_rules(key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
         for i, rule in chosen.items():
             path, leaf = tree.paths[i], tree.leaves[i]
             ruled_leaves[i] = RuledLeaf(path, leaf, rule, place_of(path, leaf))
-        with contextlib.suppress(Inline):
-            new = draw(key, ruled_leaves)
+        new = draw(key, ruled_leaves)
+        if new is not None:
             check_replicas(tree.paths, tree.leaves, chosen, new, parts)
             return new, parts
     return {
@@ -191,8 +190,8 @@ def _by_init_fn(
 
     if not tracing() and not isinstance(key, Tracer):
         places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
-        with contextlib.suppress(Inline):
-            made = compute(values, key, dict(enumerate(places)))
+        made = compute(values, key, dict(enumerate(places)))
+        if made is not None:
             return {i: made[place] for place, i in enumerate(chosen)}, parts
     laid = [laid_out(v, tree.leaves[i]) for i, v in zip(chosen, values(key), strict=True)]
     return dict(zip(chosen, laid, strict=True)), parts

@@ -14,8 +14,10 @@ from jax import lax
 from jax import random as jr
 
 import flax_inits
-from flax_inits._engine import compile, jaxpr, keys, make, rows, signature
-from flax_inits._engine import recipe as recipes
+from flax_inits._engine import compile, host, scans, signature
+from flax_inits._engine import jobs as planning
+from flax_inits._engine import trace as tracing
+from flax_inits._engine.programs import Pooled
 
 KEY = jax.random.key(7)
 SHAPE = (8, 16)
@@ -27,8 +29,8 @@ def normal(key):
 
 def jobs(fun, *args):
     args = args or (KEY,)
-    traced = jaxpr.trace(fun, *args)
-    return recipes.plan(traced, dict.fromkeys(range(len(traced.outputs))))
+    traced = tracing.trace(fun, *args)
+    return planning.plan(traced, dict.fromkeys(range(len(traced.outputs))))
 
 
 def recipe(fun, *args):
@@ -123,7 +125,7 @@ OTHER_RECIPE = [
 @pytest.mark.parametrize("pair", SAME_RECIPE)
 def test_recipes_do_not_know_which_key_it_is(pair):
     one, other = map(recipe, pair)
-    assert one == other and hash(one) == hash(other) and one.program == other.program
+    assert one == other and hash(one) == hash(other) and one.shared_by == other.shared_by
 
 
 @pytest.mark.sampled(3, rest="thorough")
@@ -186,7 +188,7 @@ def test_leaves_of_one_scan_without_a_carry_stand_alone():
         return lax.scan(step, 0, jr.split(key, 4))[1]
 
     assert [job.positions for job in jobs(fun)] == [(0,), (1,)]
-    assert all(job.recipe.form is not None for job in jobs(fun))
+    assert all(isinstance(job.recipe, Pooled) for job in jobs(fun))
 
 
 def test_a_live_carry_runs_once_for_all_leaves():
@@ -201,19 +203,20 @@ def test_a_live_carry_runs_once_for_all_leaves():
 
 
 @pytest.mark.sampled(2)
+@pytest.mark.usefixtures("faults_expected")
 @pytest.mark.parametrize("broken", ["dce", "plan", "outputs", "match"])
 def test_what_fails_is_compiled_as_it_stands(broken, monkeypatch):
     def gone(*args, **kwargs):
         raise AttributeError("gone")
 
     if broken == "dce":
-        monkeypatch.setattr(jaxpr, "partial_eval", types.SimpleNamespace(dce_jaxpr=gone))
+        monkeypatch.setattr(scans, "partial_eval", types.SimpleNamespace(dce_jaxpr=gone))
     elif broken == "plan":
-        monkeypatch.setattr(make, "plan", gone)
+        monkeypatch.setattr(planning, "plan", gone)
     elif broken == "outputs":
-        monkeypatch.setattr(jaxpr, "flatten", gone)
+        monkeypatch.setattr(tracing, "flatten", gone)
     else:
-        monkeypatch.setattr(rows, "match", gone)
+        monkeypatch.setattr(planning, "match", gone)
 
     def fun(key):
         scanned = lax.scan(lambda c, k: (c, (normal(k), c)), 0.0, jr.split(key, 3))[1]
@@ -244,13 +247,13 @@ def test_keys_of_leaves_are_those_of_jax(impl, partitionable):
     key = flax_inits.fused_key(KEY) if impl == "fused" else jr.key(5, impl=impl)
     with jax.threefry_partitionable(partitionable):
         expected = jax.jit(fun)(key)
-        traced = jaxpr.trace(fun, key)
-        derivation, deriver = keys.Derivation(), keys.Deriver([key])
+        traced = tracing.trace(fun, key)
+        computable, evaluator = host.HostComputable(), host.HostEvaluator([key])
         for value, wanted in zip(traced.outputs, expected, strict=True):
-            if derivation.is_key(value):
-                words = deriver.key_data(value)
+            if computable.is_key(value):
+                words = evaluator.key_words(value)
                 np.testing.assert_array_equal(words, jr.key_data(wanted))
-        assert sum(map(derivation.is_key, traced.outputs)) >= 9
+        assert sum(map(computable.is_key, traced.outputs)) >= 9
         assert_same(flax_inits.jit_init(fun)(key), expected)
 
 

@@ -10,7 +10,8 @@ from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import flax_inits
-from flax_inits._engine import recipe, rows
+from flax_inits._engine import jobs, rows
+from flax_inits._engine.programs import Pooled
 
 KEY = jax.random.key(7)
 SHAPE = (37, 29)
@@ -21,7 +22,7 @@ he, lecun = jax.nn.initializers.he_uniform(), jax.nn.initializers.lecun_normal()
 def is_pooled(draw):
     (row,) = (traced := flax_inits.jit_init(draw)._planned((KEY,), {})[1]).jobs
     assert traced.jobs is not None
-    return row.recipe.form is not None
+    return isinstance(row.recipe, Pooled)
 
 
 POOLED = {
@@ -129,7 +130,7 @@ def test_rows_are_what_jit_draws(name):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["normal", "mean_std", "he_uniform", "segments", "scanned"])
 def test_so_are_exact_shapes(name, monkeypatch):
-    monkeypatch.setattr(recipe, "LARGEST_POOLED", 0)
+    monkeypatch.setattr(jobs, "LARGEST_POOLED", 0)
     assert not is_pooled(POOLED[name])
     assert_as_jit(POOLED[name], KEY)
 
@@ -178,7 +179,7 @@ def test_what_lives_on_one_cpu_device_is_pooled():
 
     def placed(sharding):
         init = flax_inits.jit_init(draw, out_shardings=sharding)
-        return init._planned((KEY,), {})[1].jobs[0].recipe.form is not None
+        return isinstance(init._planned((KEY,), {})[1].jobs[0].recipe, Pooled)
 
     device, pair = jax.devices()[3], jax.devices()[:2]
     assert placed(SingleDeviceSharding(device))
@@ -192,8 +193,8 @@ def test_what_lives_on_one_cpu_device_is_pooled():
 
 def test_leaves_above_the_largest_are_drawn_in_place():
     def draw(key):
-        return jr.uniform(key, (recipe.LARGEST_POOLED + 1,))
+        return jr.uniform(key, (jobs.LARGEST_POOLED + 1,))
 
     assert not is_pooled(draw)
-    assert is_pooled(lambda key: jr.uniform(key, (recipe.LARGEST_POOLED,)))
+    assert is_pooled(lambda key: jr.uniform(key, (jobs.LARGEST_POOLED,)))
     assert_as_jit(draw, KEY)

@@ -184,7 +184,9 @@ def test_one_program_for_what_must_run_as_it_stands():
     init = flax_inits.jit_init(fun)
     ((paths, compiled),) = init.lower(KEY).compile().programs
     assert paths == (("a",), ("b",)) and isinstance(compiled, jax.stages.Compiled)
-    assert {(row.recipe, row.program) for row in init.plan(KEY).rows} == {("the whole function", 1)}
+    assert {(row.recipe, row.program) for row in init.plan(KEY).rows} == {
+        ("the whole function: it has effects", 1)
+    }
 
 
 @pytest.mark.parametrize("asked, terminal, shown", [

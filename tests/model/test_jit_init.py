@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flax_inits
-from flax_inits._engine import jaxpr, make, recipe
+from flax_inits._engine import jobs, scans
 
 KEY = jax.random.key(3)
 X = jnp.ones((2, 4, 8))
@@ -254,21 +254,24 @@ def test_effects_run_as_they_stand(capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("faults_expected")
 def test_without_what_has_no_stability_promise(monkeypatch):
     def gone(*args, **kwargs):
         raise AttributeError("gone")
 
-    monkeypatch.setattr(jaxpr, "partial_eval", types.SimpleNamespace(dce_jaxpr=gone))
+    monkeypatch.setattr(scans, "partial_eval", types.SimpleNamespace(dce_jaxpr=gone))
     as_jit(Scanned(2).init, KEY, X)
-    monkeypatch.setattr(make, "plan", gone)
+    monkeypatch.setattr(jobs, "plan", gone)
     init = flax_inits.jit_init(Stack(1).init)
-    assert {row.recipe for row in init.plan(KEY, X).rows} == {"the whole function"}
+    assert {row.recipe for row in init.plan(KEY, X).rows} == {
+        "the whole function: AttributeError in the engine"
+    }
     as_jit(Stack(1).init, KEY, X)
 
 
 def test_exact_shapes_are_the_pool_s_values(monkeypatch):
     pooled = flax_inits.jit_init(split_by_hand)(KEY)
-    monkeypatch.setattr(recipe, "LARGEST_POOLED", 0)
+    monkeypatch.setattr(jobs, "LARGEST_POOLED", 0)
     exact = flax_inits.jit_init(split_by_hand)
     assert exact.plan(KEY).programs > flax_inits.jit_init(odd_init).plan(KEY, X).programs / 10
     assert_same(exact(KEY), pooled)

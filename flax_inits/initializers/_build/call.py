@@ -12,11 +12,11 @@ from ..._base.jax_state import concrete_mesh
 from ..._base.jax_state import configuration
 from ..._base.jax_state import tracing
 from ..._engine.execute import execute
-from ..._engine.jaxpr import trace
-from ..._engine.keys import Deriver
-from ..._engine.recipe import Job
+from ..._engine.host import HostEvaluator
+from ..._engine.jobs import plan
 from ..._engine.placement import placement
-from ..._engine.recipe import plan
+from ..._engine.recipe import Job
+from ..._engine.trace import trace
 from ..._base.types import Array
 from ..._base.types import Key
 from ..._base.types import OutSharding
@@ -56,7 +56,7 @@ def run(
         return _placed(_staged(call)(key, shape, dtype), out_sharding)
     sharding = _default(key) if out_sharding is None else _on_mesh(out_sharding)
     (job,) = _planned(call, key, shape, dtype, sharding)
-    return execute([(job, Deriver([key]))])[0]
+    return execute([job.of(HostEvaluator([key]))])[0]
 
 
 _draws: Cache[Callable[[Key, tuple, Any], Array]] = Cache(1024)

@@ -1,0 +1,51 @@
+"""New arrays on one CPU device, and writing into their memory before anybody else has them.
+
+JAX has no public way to fill an array part by part without a program for its shape. Writing to an
+address is safe because the array is new: it is alive while it is written to, nothing waits to write
+into it, no program or view reads it yet, and its values are laid out as in NumPy, which `is_plain`
+finds out. Arrays are immutable again from the moment that they are handed out.
+"""
+
+import ctypes
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from .._base.types import Array
+
+
+def owned(values: np.ndarray, sharding: Sharding | None) -> Array:
+    """A copy that owns its memory, so that donating it later reuses it."""
+    copied = jax.device_put(values, sharding, may_alias=False)
+    if copied.unsafe_buffer_pointer() != values.ctypes.data:
+        return copied
+    # CPU devices take over aligned memory all the same, so give them other memory.
+    other = misaligned(values.size, values.dtype)
+    other[:] = values.reshape(-1)
+    return jax.device_put(other.reshape(values.shape), sharding, may_alias=False)
+
+
+def misaligned(size: int, dtype: Any) -> np.ndarray:
+    """Zeros in memory that no device takes over as it is: that needs a multiple of 64 bytes."""
+    buffer = np.zeros(size * dtype.itemsize + 64, np.uint8)  # not resident until written
+    start = -buffer.ctypes.data % 64 + dtype.itemsize % 64
+    return buffer[start : start + size * dtype.itemsize].view(dtype)
+
+
+@functools.cache
+def is_plain(dtype: Any) -> bool:
+    """Whether CPU devices keep values as NumPy does, so that NumPy looks into their memory.
+
+    They may pack those of fewer than 8 bits.
+    """
+    probe = jax.device_put(np.zeros(64, dtype), jax.local_devices(backend="cpu")[0])
+    return np.asarray(probe).ctypes.data == probe.unsafe_buffer_pointer()
+
+
+def memory_of(new: Array) -> np.ndarray:
+    """The memory of a new array of a plain dtype, to be written as long as only we have it."""
+    address = new.block_until_ready().unsafe_buffer_pointer()
+    return np.frombuffer((ctypes.c_uint8 * new.nbytes).from_address(address), new.dtype)

@@ -1,0 +1,202 @@
+"""Recipes that need a program: rows of the pool, or a program for the leaf's own shape."""
+
+import functools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from .._base.bits import is_key_dtype
+from .._base.jax_state import configuration
+from .._base.types import Array, Token
+from . import rows
+from .evaluate import evaluate
+from .graph import Value, order
+from .jaxpr import struct
+from .key_words import impl_of
+from .memory import is_plain, memory_of, misaligned, owned
+from .placement import is_abstract, on_cpu
+from .recipe import Job, Recipe, constants_of
+from .rounding import SAFE
+from .row_pattern import RowForm
+
+_FEW_ROWS, _MANY_ROWS = 1 << 6, 1 << 10
+"""Rows that a program of the pool makes: one size for a leaf or two, one for whole models."""
+
+_WIDE = {"xla_cpu_prefer_vector_width": 512}
+"""Compiler options where lanes do not meet, so that wide vectors hold the same values."""
+
+
+class Program(NamedTuple):
+    """A program to run, and the jobs that it serves."""
+
+    key: Hashable
+    """Equal for programs that compute alike, lowered alike."""
+
+    lower: Callable[[], Any]
+    """Makes the `jax.stages.Lowered`."""
+
+    run: Callable[[Any, "Program"], Iterator[tuple[Job, Sequence[Array]]]]
+    """From the compiled program, and this: each job with its leaves."""
+
+    jobs: list[Job]
+    options: dict[str, int]
+    nbytes: int
+    """Bytes of the arrays that the program holds."""
+
+    @property
+    def size(self) -> int:
+        """Elements in all the leaves that it makes."""
+        return sum(value.aval.size for job in self.jobs for value in job.recipe.outputs)
+
+
+class Programmed(Recipe):
+    """A recipe that needs a program."""
+
+    __slots__ = ()
+
+    def program(self, jobs: list[Job]) -> Program:
+        """The program for jobs whose recipes have an equal `shared_by`."""
+        raise NotImplementedError
+
+
+class Pooled(Programmed):
+    """A leaf in rows, which one program makes for leaves of every shape."""
+
+    __slots__ = ("form",)
+
+    def __init__(self, token: Token, output: Value, sharding: Sharding | None, form: RowForm):
+        super().__init__((form.token, token), [output], [sharding])
+        self.form = form
+
+    @property
+    def shared_by(self) -> Token:
+        """Equal for leaves of one distribution."""
+        return self.form.token
+
+    def program(self, jobs: list[Job]) -> Program:
+        """The program that makes as many rows at a time as the jobs are worth."""
+        needed = sum(rows.rows_of(_form(job)) for job in jobs)
+        count = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
+        key = (self.shared_by, count, configuration())
+        lower = functools.partial(_lower_rows, self.form, count)
+        nbytes = sum(constant.aval.size for constant in constants_of([self.form.output]))
+        return Program(key, lower, functools.partial(_run_rows, count), jobs, _WIDE, nbytes)
+
+
+class Compiled(Programmed):
+    """One leaf, or several, by a program of their own shapes and shardings."""
+
+    __slots__ = ("given", "fused")
+
+    def __init__(
+        self,
+        token: Token,
+        outputs: Sequence[Value],
+        shardings: Sequence[Sharding | None],
+        given: Sequence[Value],
+        fused: bool,
+    ):
+        super().__init__((token, fused), outputs, shardings)
+        self.given, self.fused = tuple(given), fused
+
+    @property
+    def shared_by(self) -> Token:
+        """Equal for equal recipes."""
+        return self.token
+
+    def program(self, jobs: list[Job]) -> Program:
+        """The program that is run once for each job."""
+        nodes = order(self.outputs, set(self.given).__contains__)
+        elementwise = self.fused and all(node.name in SAFE for node in nodes)
+        options = _WIDE if elementwise and all(map(on_cpu, self.shardings)) else {}
+        constants = constants_of(self.outputs, self.given)
+        nbytes = sum(getattr(constant.value, "nbytes", 0) for constant in constants)
+        key = (self.shared_by, configuration())
+        return Program(key, self.lower, _run_each, jobs, options, nbytes)
+
+    def lower(self) -> Any:
+        """The program, lowered for its own shapes and shardings."""
+        if any(map(is_abstract, self.shardings)):
+            raise ValueError(
+                f"{self.shardings[0]} is over an abstract mesh, which has no devices: that is "
+                "enough to plan. To make leaves give shardings over a jax.sharding.Mesh; to "
+                "compile for devices that are not there, one of jax.experimental.topologies."
+            )
+        jitted = jax.jit(self._compute, out_shardings=list(self.shardings))
+        return jitted.lower(*map(_argument, self.given))
+
+    def _compute(self, *arguments: Any) -> list[Any]:
+        """Computes the leaves from the words of keys and from arrays; traceable."""
+        bound = {
+            value: jax.random.wrap_key_data(argument, impl=impl_of(value.aval.dtype))
+            if is_key_dtype(value.aval.dtype)
+            else argument
+            for value, argument in zip(self.given, arguments, strict=True)
+        }
+        return evaluate(self.outputs, bound, self.fused)
+
+
+def _argument(value: Value) -> jax.ShapeDtypeStruct:
+    """What a program takes for a value, abstractly: keys as their words."""
+    if not is_key_dtype(value.aval.dtype):
+        return struct(value.aval)
+    data = jax.eval_shape(jax.random.key_data, struct(value.aval))
+    return jax.ShapeDtypeStruct(data.shape, data.dtype)
+
+
+def _run_each(compiled: Any, program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+    for job in program.jobs:
+        yield job, compiled(*job.arguments)
+
+
+def _form(job: Job) -> RowForm:
+    assert isinstance(job.recipe, Pooled)
+    return job.recipe.form
+
+
+def _lower_rows(form: RowForm, count: int) -> Any:
+    return jax.jit(functools.partial(rows.compute, form)).lower(*rows.arguments(form, count))
+
+
+def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+    """Cuts leaves out of blocks of `count` rows, straight into their own memory."""
+    spread = [rows.rows(_form(job), job.known) for job in program.jobs]
+    columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
+    blocks = _blocks(compiled, columns, count)
+    block, place = next(blocks), 0
+    largest = max(job.recipe.outputs[0].aval.size for job in program.jobs)
+    blank = misaligned(largest, block.dtype)
+    for job, part in zip(program.jobs, spread, strict=True):
+        (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
+        leaf = owned(blank[: value.aval.size].reshape(value.aval.shape), sharding)
+        in_place = is_plain(block.dtype)
+        flat = memory_of(leaf) if in_place else np.empty(value.aval.size, block.dtype)
+        taken = 0
+        while taken < len(part.words):
+            if place == count:
+                block, place = next(blocks), 0
+            take = min(len(part.words) - taken, count - place)
+            rows.copy_rows(_form(job), block[place : place + take], taken, flat)
+            taken, place = taken + take, place + take
+        yield job, [leaf if in_place else owned(flat.reshape(value.aval.shape), sharding)]
+
+
+def _blocks(compiled: Any, columns: Sequence[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """All blocks in order, one computed ahead of the one in use."""
+    ahead: Any = None
+    for start in range(0, len(columns[0]), count):
+        block = compiled(*(_padded(column[start : start + count], count) for column in columns))
+        if ahead is not None:
+            yield np.asarray(ahead)
+        ahead = block
+    yield np.asarray(ahead)
+
+
+def _padded(column: np.ndarray, count: int) -> np.ndarray:
+    if len(column) == count:
+        return column
+    blank = np.zeros((count - len(column), *column.shape[1:]), column.dtype)
+    return np.concatenate([column, blank])

@@ -1,0 +1,62 @@
+"""Which computations XLA rounds alike whatever else is in their program.
+
+XLA's CPU compiler may contract a product and a sum into a fused multiply-add, merge constants, and
+take another form of a function for a loop of another shape. A leaf that is compiled apart from the
+function that makes it has the same bits only if none of that can go another way.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from .graph import RESHAPES, Node, Value, order
+from .host import HostComputable
+
+ELEMENTWISE = frozenset(
+    "abs add and bitcast_convert_type ceil clamp convert_element_type copy div eq erf_inv floor "
+    "ge gt is_finite le lt max min mul ne neg nextafter not or reduce_precision round select_n "
+    "shift_left shift_right_arithmetic shift_right_logical sign sqrt stop_gradient sub xor".split()
+)
+"""Primitives whose value at an element XLA computes alike in a program of any shape.
+
+Not `exp`, `sin`, ...: their vector forms differ from their scalar forms in the last bit.
+"""
+
+SAFE = ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "slice"}
+"""What XLA computes alike whether or not it stands in a call of its own."""
+
+_LOGARITHMIC = frozenset({"erf_inv"})
+"""Of the elementwise primitives, those that XLA computes by a logarithm."""
+
+_SHORT = 6
+"""A last axis of fewer elements (3 to 5, on jax 0.12) is a loop of its own kind."""
+
+
+def rounding_safe(value: Value, computable: HostComputable) -> bool:
+    """Whether a leaf may be compiled apart, with calls inlined and bits fused."""
+    nodes = order([value], computable.is_key)
+    known = all(node.name in SAFE or node.size == 1 for node in nodes)
+    return known and rounds_alike_when_fused(nodes)
+
+
+def rounds_alike_when_fused(nodes: Sequence[Node]) -> bool:
+    """Whether XLA rounds the same whether or not it fuses the bits into what is made of them.
+
+    It may not with two draws (either product can become a fused multiply-add), with logarithms
+    along a short last axis (their scalar form differs from the vector form in the last bit), and
+    float8 takes it minutes to compile.
+    """
+    names = [node.name for node in nodes]
+    if names.count("random_bits") > 1 or any(map(_is_tiny, nodes)):
+        return False
+    return _LOGARITHMIC.isdisjoint(names) or not any(map(_is_short, nodes))
+
+
+def _is_short(node: Node) -> bool:
+    shape = [size for size in node.avals[0].shape if size != 1]
+    return len(shape) > 1 and shape[-1] < _SHORT
+
+
+def _is_tiny(node: Node) -> bool:
+    dtype = node.avals[0].dtype
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 1

@@ -1,0 +1,157 @@
+"""Recognizes leaves that one program can make in rows, whatever their shape.
+
+Bits depend on the key and the flat index only. So a draw followed by elementwise operations can be
+made in rows of a fixed length, and any row can belong to any leaf.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from .._base.types import Token
+from .graph import RESHAPES, Input, Node, Output, Value, order
+from .host import HostComputable
+from .jaxpr import inner_jaxprs
+from .key_words import is_threefry_dtype
+from .rounding import ELEMENTWISE, rounds_alike_when_fused
+from .signature import Signer
+
+_BOUNDED = frozenset({"max", "min", "clamp"})
+"""What XLA does not merge with a multiplication after it."""
+
+
+class RowForm(NamedTuple):
+    """A leaf as rows: what is drawn and computed, free of its shape."""
+
+    token: Token
+    output: Value
+    factor: Any
+    """The factor that the program takes as an argument, a NumPy scalar; None if it takes none."""
+
+    key: Value
+    """The keys of the draw, one for each segment."""
+
+    segments: int
+    size: int
+    """Elements per segment: segment i is drawn with key i, from index 0."""
+
+
+def match(value: Value, computable: HostComputable, signer: Signer) -> RowForm | None:
+    """`value` as rows, or None if it is not one draw per element and elementwise operations."""
+    if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
+        return None
+    pattern = RowPattern(value, computable)
+    if not pattern.matches or not rounds_alike_when_fused(pattern.nodes):
+        return None
+    output, factor = pattern.without_factor(value)
+    token = (pattern.token(output, signer), factor is not None)
+    keys = pattern.key.aval.size
+    return RowForm(token, output, factor, pattern.key, keys, value.aval.size // keys)
+
+
+class RowPattern:
+    """The nodes of one leaf, each told apart as full (one value per element) or scalar."""
+
+    def __init__(self, value: Value, computable: HostComputable):
+        self.key: Any = None
+        self._computable = computable
+        self._full: set[Node] = set()
+        self._size = value.aval.size
+        self.nodes = order([value], computable.is_key)
+        accepted = all(map(self._accepts, self.nodes))
+        self.matches = accepted and self.key is not None
+
+    def _accepts(self, node: Node) -> bool:
+        if node.name == "random_bits":
+            return self._accepts_draw(node)
+        if any(isinstance(v, Input) or self._computable.is_key(v) for v in node.inputs):
+            return False
+        full = [v for v in node.inputs if self._is_full(v)]
+        if not full:
+            single = not node.primitive.multiple_results and not inner_jaxprs(node.params)
+            return single and (node.avals[0].size == 1 or node.name == "broadcast_in_dim")
+        self._full.add(node)
+        if any(v.aval.size != self._size for v in (*full, Output(node, 0))):
+            return False
+        if node.name in RESHAPES:
+            return node.params.get("dimensions") is None or node.name != "reshape"
+        scalars = all(v in full or _is_scalar(v) for v in node.inputs)
+        return node.name in ELEMENTWISE and scalars and _keeps_width(node)
+
+    def _accepts_draw(self, node: Node) -> bool:
+        if self.key is not None:
+            return False  # Two draws do not round alike once they are fused.
+        self._full.add(node)
+        (self.key,) = node.inputs
+        with node.context.manager:
+            partitionable = jax.config.jax_threefry_partitionable
+        return (
+            is_threefry_dtype(self.key.aval.dtype)
+            and self._computable.is_key(self.key)
+            and partitionable
+            and (node.params["bit_width"] < 64 or jax.config.jax_enable_x64)
+            and node.avals[0].size == self._size
+        )
+
+    def _is_full(self, value: Value) -> bool:
+        """Whether `value` has a random value for each element of the leaf."""
+        return isinstance(value, Output) and value.node in self._full
+
+    def without_factor(self, value: Value) -> tuple[Value, Any]:
+        """Takes a last factor out where that cannot change how XLA rounds; else None for it.
+
+        XLA makes x * (a * b) of (x * a) * b where a and b are constants, so a factor may become an
+        argument, and be none, only where nothing before it can be merged with it: after a maximum,
+        a minimum or a clamp. One program then serves each scale of a uniform draw.
+        """
+        product = _stripped(value)
+        if product.node.name != "mul":
+            return value, None
+        full = [v for v in product.node.inputs if self._is_full(v)]
+        others = [v for v in product.node.inputs if not self._is_full(v)]
+        if len(full) != 1 or _stripped(full[0]).node.name not in _BOUNDED:
+            return value, None
+        factor = self._computable.known_scalar(others[0])
+        return (value, None) if factor is None else (full[0], factor)
+
+    def token(self, output: Value, signer: Signer) -> Token:
+        """Equal for leaves that one program can make."""
+        known_scalar = self._computable.known_scalar
+        numbers: dict[Value, Token] = {self.key: 0}
+        body: list[Token] = []
+
+        def name(value: Value) -> Token:
+            if value in numbers:
+                return numbers[value]
+            return ("constant", signer.token(known_scalar(value)), value.aval.dtype)
+
+        for node in order([output], lambda v: v == self.key or known_scalar(v) is not None):
+            value = Output(node, 0)
+            if node.name in RESHAPES:
+                numbers[value] = name(node.inputs[0])
+                continue
+            draws = node.name == "random_bits"
+            token = node.params["bit_width"] if draws else signer.params(node)
+            full = node in self._full
+            body.append((node.primitive, token, tuple(map(name, node.inputs)), full))
+            numbers[value] = -len(body)
+        return (tuple(body), name(output), output.aval.dtype)
+
+
+def _stripped(value: Any) -> Output:
+    while value.node.name in RESHAPES:
+        (value,) = value.node.inputs
+    return value
+
+
+def _is_scalar(value: Value) -> bool:
+    """Whether the value is one number, or one number broadcast."""
+    while isinstance(value, Output) and value.node.name == "broadcast_in_dim":
+        (value,) = value.node.inputs
+    return value.aval.size == 1
+
+
+def _keeps_width(node: Node) -> bool:
+    if node.name == "bitcast_convert_type":
+        return node.inputs[0].aval.dtype.itemsize == node.avals[0].dtype.itemsize
+    return node.params.get("sharding") is None

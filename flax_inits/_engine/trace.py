@@ -1,0 +1,104 @@
+"""A traced function as a graph in which every output knows just what it needs.
+
+`trace` runs a function abstractly and `flatten` turns the jaxpr into nodes: calls (`jit`,
+`custom_jvp_call`, `remat`, ...) are inlined, equations that no output needs are never visited, and
+a scan without a live carry becomes one map per output.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.core import Tracer
+
+from .graph import Constant, Input, Node, Output, Value
+from .jaxpr import CALLS, Literal, is_plain_call, live, opened
+from .scans import mapped
+
+
+class Traced:
+    """What `trace` found: the flat arguments, the output leaves, and the output's structure."""
+
+    def __init__(self, jaxpr: Any, constants: Sequence[Any], shape: Any):
+        self._jaxpr, self._constants = jaxpr, constants
+        self.inputs = tuple(Input(i, var.aval) for i, var in enumerate(jaxpr.invars))
+        self.shape = shape
+        """The output as a tree of `jax.ShapeDtypeStruct`."""
+
+    @property
+    def pure(self) -> bool:
+        """False if the function has effects (prints, callbacks): it must run as it stands."""
+        return not self._jaxpr.effects
+
+    @property
+    def closes_over_tracers(self) -> bool:
+        """Whether the function can only be called where it stands."""
+        return any(isinstance(constant, Tracer) for constant in self._constants)
+
+    @functools.cached_property
+    def outputs(self) -> list[Value]:
+        """The output leaves, with every call inlined."""
+        return flatten(self._jaxpr, self._constants, self.inputs)
+
+    @functools.cached_property
+    def with_calls(self) -> list[Value]:
+        """The output leaves, with calls as single nodes: XLA may round otherwise without them."""
+        return flatten(self._jaxpr, self._constants, self.inputs, inline=False)
+
+
+def trace(fun: Callable[..., Any], *args: Any) -> Traced:
+    """Traces `fun` at (possibly abstract) `args`; nothing is computed."""
+    closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+    return Traced(*opened(closed), shape)
+
+
+def flatten(
+    jaxpr: Any,
+    constants: Sequence[Any],
+    arguments: Sequence[Value],
+    used: Sequence[bool] | None = None,
+    inline: bool = True,
+    origin: str | None = None,
+) -> list:
+    """The outputs of `jaxpr` as values over `arguments`; where `used` is False, None."""
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
+    env.update(zip(jaxpr.invars, arguments, strict=True))
+    used = [True] * len(jaxpr.outvars) if used is None else used
+
+    def read(atom: Any) -> Any:
+        return Constant(atom.val, atom.aval) if isinstance(atom, Literal) else env.get(atom)
+
+    for equation, wanted in live(jaxpr, used):
+        inputs = [read(atom) for atom in equation.invars]
+        if inline and is_plain_call(equation):
+            outputs = _inlined(equation, inputs, wanted, origin)
+        elif equation.primitive.name == "scan":
+            outputs = _scan(equation, inputs, wanted, jaxpr)
+        else:
+            outputs = _outputs(Node(equation, inputs, origin))
+        env.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) if use else None for atom, use in zip(jaxpr.outvars, used, strict=True)]
+
+
+def _constant(value: Any) -> Constant:
+    return Constant(value, jax.typeof(value))
+
+
+def _inlined(equation: Any, inputs: list, wanted: list[bool], origin: str | None) -> list:
+    """The outputs of a call, over its inputs."""
+    body, constants = opened(equation.params[CALLS[equation.primitive.name]])
+    return flatten(body, constants, inputs, wanted, origin=origin or equation.params.get("name"))
+
+
+def _outputs(node: Node) -> list[Output]:
+    return [Output(node, i) for i in range(len(node.avals))]
+
+
+def _scan(equation: Any, inputs: list, wanted: list[bool], parent: Any) -> list:
+    """One node per output that needs no carry; the others share one."""
+    shared = _outputs(Node(equation, inputs))
+    return [
+        (mapped(equation, inputs, i, parent) or shared[i]) if use else None
+        for i, use in enumerate(wanted)
+    ]
