@@ -9,9 +9,9 @@
 - Schemes that set several layers together: `lsuv`, `deepnorm`, `mup`.
 - Networks that stay able to learn: `shrink_perturb`, `dormant`, `recycle`.
 
-In signatures, `Where` is what `select` takes, `Rules` maps a `Where` to an initializer, a `PyTree`
-is any nesting of containers that JAX knows, and an `Initializer` is called as
-`jax.nn.initializers` are: `(key, shape, dtype)`.
+In signatures, `Where` is what `select` takes, `Rules` maps a `Where` to an initializer and
+`GraftRules` to where a leaf is taken from, a `PyTree` is any nesting of containers that JAX knows,
+and an `Initializer` is called as `jax.nn.initializers` are: `(key, shape, dtype)`.
 """
 
 # Randomness: keys whose bits come from one fused loop.
