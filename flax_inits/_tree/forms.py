@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from .._base.errors import listed
 from .._base.types import Path, PyTree, Where
-from .paths import flatten, paths, show
+from .paths import flatten, paths, show, without_values
 
 FORMS = (
     "a glob string, a compiled regular expression, a callable (path, leaf) -> bool, a tree of "
@@ -141,10 +141,11 @@ def by_mask(where: PyTree, names: Sequence[Path]) -> list[bool]:
                 f"where is a {type(where).__name__} and so taken for a tree of bools, but its "
                 f"leaf {show(path)!r} is {_shown(value)}. It must be {FORMS}.{_meant(where)}"
             )
-    if ours != list(names) and set(ours) != set(names):
+    # A mask of an NNX state is one of what Orbax restores of it, too, and the other way round.
+    by_path, wanted = dict(zip(without_values(ours), values, strict=True)), without_values(names)
+    if by_path.keys() != set(wanted):
         raise ValueError(_another_structure(ours, names))
-    by_path = dict(zip(ours, values, strict=True))
-    return [bool(by_path[path]) for path in names]
+    return [bool(by_path[path]) for path in wanted]
 
 
 def _meant(where: Any) -> str:

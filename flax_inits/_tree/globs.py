@@ -94,7 +94,7 @@ def explain(pattern: str, paths: Sequence[Path]) -> str:
         )
     for syntax, meant in _OTHER_SYNTAX:
         if re.search(syntax, pattern):
-            return meant
+            return meant.format(rest=pattern[1:])
     found = _alternatives(pattern, paths)
     if found:
         return f"Did you mean {listed(found, 'or')}?"
@@ -102,7 +102,7 @@ def explain(pattern: str, paths: Sequence[Path]) -> str:
 
 
 _OTHER_SYNTAX = (
-    (r"^!", "A pattern has no 'not': write a callable: lambda path, leaf: 'a' not in path."),
+    (r"^!", "A pattern has no 'not': write all_but({rest!r})."),
     (r"\.\*|\\|\(|\$$", "For a regular expression give re.compile(...), matched by fullmatch."),
     (r"[,{|]", "A pattern has no 'or': give a list of patterns, which is their union."),
 )

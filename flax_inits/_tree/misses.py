@@ -9,7 +9,7 @@ from .._base.errors import closest, listed
 from .._base.types import Path, PyTree, Where
 from . import forms, globs
 from .forms import describe
-from .paths import flatten, show
+from .paths import flatten, show, without_values
 from .resolve import AllBut, resolve
 
 
@@ -52,7 +52,12 @@ def _why_nothing(where: Where, paths: Sequence[Path], tree: PyTree) -> str:
     if isinstance(where, re.Pattern):
         shown = [show(path) for path in paths]
         near = list(filter(where.search, shown)) or closest(where.pattern, shown) or shown
-        return f"It must match the whole path of a leaf; the closest are {listed(near, most=3)}."
+        inner = without_values(paths) != list(paths)
+        orbax = " Orbax restores each leaf of an NNX state one level deeper, in 'value'."
+        return (
+            "It must match the whole path of a leaf; the closest are "
+            f"{listed(near, most=3)}.{orbax if inner else ''}"
+        )
     if isinstance(where, list):
         return str(nothing_selected(where[0], paths, tree))
     return f"The paths are {listed([show(path) for path in paths])}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +52,13 @@ class _OfModules(NamedTuple):
     def unflatten(self, leaves: Iterable[Any]) -> PyTree:
         """The tree with these leaves, in new modules."""
         return self.way(self.opened.unflatten(leaves))
+
+
+def without_values(names: Sequence[Path]) -> list[Path]:
+    """Paths without the level `value` that Orbax gives each leaf of a state, if all have it."""
+    if names and all(path[-1:] == ("value",) for path in names):
+        return [path[:-1] for path in names]
+    return list(names)
 
 
 def show(path: Path) -> str:

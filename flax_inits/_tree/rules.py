@@ -181,4 +181,10 @@ def elsewhere_hint(found: Mapping[Path, Any], path: Path) -> str:
     outer = next((other[0] for other in found if other[1:] == path), None)
     if outer is not None:
         return f" It has {show((outer, *path))!r}: give its [{outer!r}]."
+    if (*path, "value") in found:
+        return (
+            f" It has {show((*path, 'value'))!r}, one level deeper, as Orbax restores a state: "
+            "take jax.tree.map(lambda box: box['value'], tree, is_leaf=lambda node: "
+            "isinstance(node, dict) and [*node] == ['value'])."
+        )
     return did_you_mean(show(path), map(show, found))

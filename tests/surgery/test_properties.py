@@ -56,9 +56,7 @@ def is_float(leaf):
 def choose(data, tree):
     """Some of the tree's float leaves, as a `where`, with all paths."""
     names, leaves = fi.paths(tree), jax.tree.leaves(tree)
-    floats = sorted({n for n, leaf in zip(names, leaves, strict=True) if is_float(leaf)})
-    # Of two leaves with equal paths (the keys 0 and "0"), no where tells one from the other.
-    floats = [name for name in floats if names.count(name) == 1]
+    floats = sorted(n for n, leaf in zip(names, leaves, strict=True) if is_float(leaf))
     assume(floats)
     chosen = data.draw(st.sets(st.sampled_from(floats), min_size=1))
     return names, leaves, chosen, lambda path, leaf: path in chosen
@@ -122,6 +120,38 @@ def test_select_is_monotone_and_complements(tree, data):
     ]
     more = fi.select(tree, [mask, lambda path, leaf: path not in chosen or path in chosen])
     assert all(jax.tree.leaves(more))
+
+
+@given(ANY, st.data())
+@settings(max_examples=30)
+def test_literal_paths_and_all_but(tree, data):
+    names, _, chosen, _ = choose(data, tree)
+    assert jax.tree.leaves(fi.select(tree, list(chosen))) == [name in chosen for name in names]
+    if len(chosen) < len(names):
+        others = jax.tree.leaves(fi.select(tree, fi.all_but(list(chosen))))
+        assert others == [name not in chosen for name in names]
+
+
+@given(ANY, st.data())
+@settings(max_examples=15)
+def test_slices(tree, data):
+    names, leaves = fi.paths(tree), jax.tree.leaves(tree)
+    able = [n for n, leaf in zip(names, leaves, strict=True) if is_float(leaf) and leaf.size > 1]
+    assume(able)
+    path = data.draw(st.sampled_from(able))
+    old = leaves[names.index(path)]
+    axis = data.draw(st.integers(-old.ndim, old.ndim - 1))
+    rows = data.draw(st.sets(st.integers(0, old.shape[axis] - 1), min_size=1))
+    made = fi.reinit(KEY, tree, {fi.at(path, sorted(rows), axis): fi.uniform(5.0, 6.0)})
+    assert jax.tree.structure(made) == jax.tree.structure(tree)
+    whole = jax.tree.leaves(fi.reinit(KEY, tree, {path: fi.uniform(5.0, 6.0)}))
+    for name, one, new, full in zip(names, leaves, jax.tree.leaves(made), whole, strict=True):
+        if name != path:
+            assert new is one
+            continue
+        for row in range(old.shape[axis]):
+            source = full if row in rows else old
+            np.testing.assert_array_equal(new.take(row, axis), source.take(row, axis))
 
 
 @given(PARAMS, st.data())

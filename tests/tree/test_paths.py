@@ -505,7 +505,7 @@ def test_what_a_box_holds_besides_its_value_keeps_its_key():
         ("head/kernel/w", "Did you mean 'head/kernel'?"),
         ("Dense_1/kernels/bias", "Did you mean 'Dense_1/kernel' or 'Dense_1/bias'?"),
         ("**/attn/bias", "Did you mean 'attn/head', "),
-        ("!head", "A pattern has no 'not': write a callable: lambda path, leaf: "),
+        ("!head", "A pattern has no 'not': write all_but('head')."),
         ("{head,attn}", "A pattern has no 'or': give a list of patterns"),
         ("head,attn", "A pattern has no 'or'"),
         (".*/kernel", "For a regular expression give re.compile(...)"),
@@ -525,6 +525,66 @@ def test_what_a_box_holds_besides_its_value_keeps_its_key():
 def test_what_selects_nothing_is_an_error_that_names_the_closest(where, advice):
     with pytest.raises(ValueError, match=re.escape(advice)):
         select(PARAMS, where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["kernel", "head/kernle", "dense_1/bias", "**/baias", "params/head", "head.kernel", "/head/",
+     "!head", "!**/bias", ("kernel",), ("head/kernel",), ("head", "attn"), ("Dense_*",)],
+)  # fmt: skip
+def test_what_is_advised_selects_something(where):
+    with pytest.raises(ValueError) as caught:
+        select(PARAMS, where)
+    pattern = r"(?:Did you mean|write|is a list:) (all_but\(.*?\)|\[.*?\]|\(.*?\)|'.*?')"
+    assert chosen(PARAMS, eval(re.search(pattern, str(caught.value)).group(1)))
+
+
+@pytest.fixture(scope="module")
+def state():
+    layers = [nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(1))]
+    return nnx.state(nnx.Sequential(*layers))
+
+
+@pytest.fixture(scope="module")
+def raw(state, tmp_path_factory):
+    import orbax.checkpoint
+
+    folder = tmp_path_factory.mktemp("orbax") / "state"
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, state)
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder)
+
+
+class TestOrbax:
+    """What Orbax restores of an NNX state without being told of its structure."""
+
+    def test_selections(self, state, raw):
+        assert paths(raw)[0] == ("layers", "0", "bias", "value")
+        both = ["layers/0/bias/value", "layers/0/kernel/value"]
+        for where in ("layers/0", ("layers", "0"), select(state, "layers/0"), "layers/0/*"):
+            assert chosen(raw, where) == both
+        assert chosen(raw, "**/kernel") == ["layers/0/kernel/value", "layers/1/kernel/value"]
+        assert chosen(state, select(raw, "layers/0")) == ["layers/0/bias", "layers/0/kernel"]
+        with pytest.raises(ValueError, match="closest are .* one level deeper, in 'value'"):
+            select(raw, re.compile(".*/kernel"))
+
+    def test_a_restore_where_a_state_is_due(self, state, raw):
+        key = jax.random.key(0)
+        with pytest.raises(ValueError, match="'layers/0/bias/value', one level deeper") as caught:
+            flax_inits.reinit(key, state, "layers/0", init_fn=lambda key: raw)
+        advice = re.search(r"take (jax.*)\.$", str(caught.value)).group(1)
+        bare = eval(advice, {"jax": jax, "tree": raw})
+        new = flax_inits.reinit(key, state, "layers/0", init_fn=lambda key: bare)
+        assert (new["layers"][0]["kernel"][...] == state["layers"][0]["kernel"][...]).all()
+
+    def test_what_was_not_restored(self, state):
+        partial = {"a": ..., "b": jnp.ones(2)}
+        assert paths(partial) == [("a",), ("b",)] and chosen(partial, "a") == ["a"]
+        kept = flax_inits.reinit(jax.random.key(0), partial, {"b": flax_inits.zeros()})
+        assert kept["a"] is ...
+        with pytest.raises(ValueError, match="'a', .* a placeholder of Orbax for an array"):
+            flax_inits.reinit(jax.random.key(0), partial, {"*": flax_inits.zeros()})
 
 
 def test_a_callable_that_selects_nothing_is_named():
