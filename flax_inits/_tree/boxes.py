@@ -13,7 +13,6 @@ from .._base.types import Path, PyTree
 
 def leaf_paths(tree: PyTree) -> list[Path]:
     """The path of every leaf, in the order of `jax.tree.leaves`."""
-    _check_ends(tree)
     found = list(_walk(tree, _box_test(), within=None))
     if len(set(found)) < len(found):
         raise _ambiguous(tree, found)
@@ -35,7 +34,7 @@ def _ambiguous(tree: PyTree, found: list[Path]) -> ValueError:
 _DEEPEST = sys.getrecursionlimit() - 60 if sys.version_info < (3, 12) else sys.maxsize
 
 
-def _check_ends(tree: PyTree) -> None:
+def check_ends(tree: PyTree) -> None:
     """Raises where JAX would crash: a container that holds itself, or that is nested too deep."""
     above: set[int] = set()
     stack = [(0, iter((tree,)))]

@@ -14,6 +14,7 @@ import jax
 
 from .._base import bits
 from .._base.types import Key, Path, PyTree
+from .boxes import check_ends
 
 
 def _nnx() -> Any:
@@ -44,6 +45,7 @@ def opened(tree: PyTree) -> tuple[PyTree, Way]:
 
     The first of several attributes that hold a variable has it, in the order of `nnx.split`.
     """
+    check_ends(tree)
     if _nnx() is None:
         return tree, Way()
     nodes, treedef = jax.tree.flatten(tree, is_leaf=is_module)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from cases import label
+from flax import nnx
 
 import flax_inits as fi
 
@@ -127,10 +128,19 @@ HOSTILE = [
     # selection
     (lambda p: fi.paths(endless()), ValueError, "never ends"),
     (lambda p: fi.select(endless(), "**"), ValueError, "never ends"),
+    (
+        lambda p: fi.paths([nnx.Linear(2, 2, rngs=nnx.Rngs(0)), endless()]),
+        ValueError,
+        "never ends",
+    ),
     (lambda p: fi.select(p, None), TypeError, NO_WHERE),
     (lambda p: fi.select(p, []), ValueError, "an empty list"),
     (lambda p: fi.select({}, "**"), ValueError, "The tree has no leaves"),
-    (lambda p: fi.select(p, fi.of_type(p, nn.Dense, X)), TypeError, "of_type needs a Linen module"),
+    (
+        lambda p: fi.select(p, fi.of_type(p, nn.Dense, X)),
+        TypeError,
+        "of_type needs a model: a Linen module",
+    ),
     (lambda p: fi.select(p, fi.of_type(MODEL, "Dense", X)), TypeError, "a subclass of nn.Module"),
     (
         lambda p: fi.select(p, fi.of_type(MODEL, nn.Conv, X)),
