@@ -55,10 +55,11 @@ def _matched(tx: Any, opt_state: PyTree, params: PyTree, copies: tuple[int, ...]
     found = [by_path[name]._replace(shape=copies + by_path[name].shape) for name in names]
     for entry, leaf in zip(found, leaves, strict=True):
         if entry.kind != "grown" and entry.shape != np.shape(leaf):
+            owner = paths(params)[min(entry.params)][-2:] if entry.kind == "own" else ()
             raise ValueError(
                 f"opt_state holds {show(entry.path)!r} with shape {np.shape(leaf)}, but "
                 f"tx.init(params) makes it with shape {entry.shape}: it is the state of another "
-                "optimizer, or of other params."
+                f"optimizer, or of other params. {_kept_by_graft(*owner[:1])}"
             )
     return found
 
@@ -77,5 +78,13 @@ def _of_another(names: Sequence[Path], expected: Sequence[Path]) -> ValueError:
     has = f" It has {listed(extra, most=3)} beyond them." if extra else ""
     return ValueError(
         f"opt_state is not a state of this optimizer for these params.{lacks}{has} Give the tx and "
-        "the structure of params that opt_state was made with."
+        f"the structure of params that opt_state was made with. {_kept_by_graft()}"
+    )
+
+
+def _kept_by_graft(changed: str = "head") -> str:
+    """A sentence on what to do where the model itself is another one."""
+    return (
+        "If a layer has changed, make a new state and keep what it shares with the old one: "
+        f"graft(tx.init(params), opt_state, lambda path, leaf: {changed!r} not in path)."
     )

@@ -94,8 +94,7 @@ def reset_chosen(
     strict: bool,
 ) -> PyTree:
     """`reset_optimizer` for params by position: of some a part, of others (None) the whole."""
-    if counts not in ("keep", "reset"):
-        raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
+    check_counts(counts)
     names, leaves, _ = flatten(params)
     whole = frozenset(i for i, part in chosen.items() if part is None)
     tx, found = matched(tx, opt_state, params)
@@ -127,6 +126,12 @@ def check_optimizer(tx: Any) -> None:
     """Raises unless `tx` can make a state."""
     if not callable(getattr(tx, "init", None)):
         raise TypeError(f"tx must be an optax.GradientTransformation, got {tx!r}, without init.")
+
+
+def check_counts(counts: str) -> None:
+    """Raises unless `counts` is one of the two words."""
+    if counts not in ("keep", "reset"):
+        raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
 
 
 def report(left: Sequence[Path], strict: bool) -> None:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-import jax
-
-from .._base.types import Array, Key, Path, PyTree, Rules, Where
-from .._surgery.graft import graft
-from .._surgery.reinit import reinit, renewed
-from .._tree.casting import checked_as
-from .._tree.forms import Among
-from .._tree.parts import Part, spliced
-from .._tree.paths import flatten, path_hash, paths
-from .reset import check_optimizer, reset_chosen
-
-Changed: TypeAlias = Mapping[Path, Part | None]
-"""The params that are new: in part, or whole, which is None."""
+from .._base.types import Key, Path, PyTree, Rules, Where
+from .._surgery.reinit import renewed
+from .._tree.paths import paths
+from .further import Changed, by_extra, params_alone, statistics
+from .reset import check_counts, check_optimizer, reset_chosen
 
 _NEEDED = ("params", "opt_state", "tx", "replace")
 
@@ -45,7 +37,8 @@ def reinit_state(
         state: a `flax.training.train_state.TrainState`, or anything with `params`, `opt_state`,
             `tx` and `replace`; or an `nnx.Optimizer`.
         rules: as for `reinit`.
-        init_fn: as for `reinit`.
+        init_fn: as for `reinit`. If it returns whole variables, `lambda key: model.init(key, x)`,
+            statistics (`state.batch_stats`) of modules whose params are all new are fresh, too.
         extra: further trees in the state, by field. `None` gives the same leaves copies of the new
             params (an EMA, a target network). Rules, or a pair `(where, init_fn)`, reinitialize
             what they choose there: `{"batch_stats": {"**/mean": zeros(), "**/var": ones()}}`.
@@ -57,6 +50,10 @@ def reinit_state(
     Returns:
         A new state of the same class; `state` itself is unchanged. Only an `nnx.Optimizer` and its
         model are updated in place, as NNX does, after all that can fail.
+
+    Warns:
+        UserWarning: `batch_stats` of new modules stay, since neither `init_fn` nor `extra` says
+            what they get.
 
     Raises:
         ValueError: as `reinit` and `reset_optimizer` do; a field in `extra` does not exist.
@@ -75,14 +72,12 @@ def reinit_state(
 
     def both(params: PyTree, opt_state: PyTree, tx: Any) -> tuple[PyTree, PyTree, Changed]:
         check_optimizer(tx)
-        new, chosen = renewed(key, params, rules, init_fn, allow_unmatched=allow_unmatched)
+        check_counts(counts)
+        make = params_alone(init_fn, params)
+        new, chosen = renewed(key, params, rules, make, allow_unmatched=allow_unmatched)
         names = paths(new)
         changed = {names[i]: part for i, part in chosen.items()}
-        trained, above = _trained(new)
-        inner = [(*above, *path) for path in paths(trained)]
-        if found := {i: changed[path] for i, path in enumerate(inner) if path in changed}:
-            opt_state = reset_chosen(tx, opt_state, trained, found, counts, strict)
-        return new, opt_state, changed
+        return new, _with_fresh(tx, opt_state, new, changed, counts, strict), changed
 
     if _is_nnx_optimizer(state):
         _update_nnx(state, model, extra, both)
@@ -90,10 +85,34 @@ def reinit_state(
     _check_state(state, extra, model)
     params, opt_state, changed = both(state.params, state.opt_state, state.tx)
     further = {
-        name: _further(key, name, getattr(state, name), how, params, changed)
+        name: by_extra(key, name, getattr(state, name), how, params, changed)
         for name, how in (extra or {}).items()
     }
+    stats = getattr(state, "batch_stats", None)
+    if stats is not None and "batch_stats" not in further:
+        further["batch_stats"] = statistics(key, stats, params, changed, init_fn)
     return state.replace(params=params, opt_state=opt_state, **further)
+
+
+def is_train_state(tree: Any) -> bool:
+    """Whether params, an optimizer and its state come together."""
+    return all(hasattr(tree, name) for name in _NEEDED)
+
+
+def with_params(state: Any, params: PyTree, changed: Changed, counts: str) -> Any:
+    """A training state with params of which some are new, and their optimizer state fresh."""
+    opt_state = _with_fresh(state.tx, state.opt_state, params, changed, counts, strict=False)
+    return state.replace(params=params, opt_state=opt_state)
+
+
+def _with_fresh(
+    tx: Any, opt_state: PyTree, params: PyTree, changed: Changed, counts: str, strict: bool
+) -> PyTree:
+    """The optimizer state of params that changed, as far as the optimizer sees them, is fresh."""
+    trained, above = _trained(params)
+    inner = [(*above, *path) for path in paths(trained)]
+    found = {i: changed[path] for i, path in enumerate(inner) if path in changed}
+    return reset_chosen(tx, opt_state, trained, found, counts, strict) if found else opt_state
 
 
 def _trained(params: PyTree) -> tuple[PyTree, Path]:
@@ -125,40 +144,6 @@ def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> Non
                 f"extra names {name!r}, which is no further tree of {type(state).__name__}; name "
                 "fields such as 'batch_stats' or 'ema_params'."
             )
-
-
-def _further(
-    key: Key, name: str, tree: PyTree, how: Any, params: PyTree, changed: Changed
-) -> PyTree:
-    """A tree of `extra`: with copies of the new params, or by rules and a key of its own."""
-    if how is None:
-        return _followed(tree, params, changed)
-    own = jax.random.fold_in(key, path_hash((name,)))
-    if isinstance(how, tuple) and len(how) == 2 and callable(how[1]):
-        return reinit(own, tree, how[0], init_fn=how[1])
-    return reinit(own, tree, how)
-
-
-def _followed(tree: PyTree, params: PyTree, changed: Changed) -> PyTree:
-    """`tree` with copies of the params that changed, in its own dtypes."""
-    names, leaves, _ = flatten(params)
-    new = {name: leaf for name, leaf in zip(names, leaves, strict=True) if name in changed}
-    theirs, olds, treedef = flatten(tree)
-    cast: list[Array | Any] = list(olds)
-    for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
-        if name in new:
-            cast[i] = checked_as(new.pop(name), old, "the new params")
-    if new:
-        raise ValueError(
-            f"extra={{...: None}} copies the new params, but that tree has no leaf at "
-            f"{'/'.join(next(iter(new)))!r}; give it rules of its own."
-        )
-    copied = graft(tree, treedef.unflatten(cast), Among(frozenset(changed), "the new params"))
-    leaves = jax.tree.leaves(copied)
-    for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
-        if (part := changed.get(name)) is not None:
-            leaves[i] = spliced(old, leaves[i], part)
-    return treedef.unflatten(leaves)
 
 
 def _is_nnx_optimizer(state: Any) -> bool:

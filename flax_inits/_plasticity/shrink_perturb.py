@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from .._base.jax_state import tracing
-from .._base.types import Array, Key, PyTree, Where
-from .._surgery.reinit import reinit
+from .._base.types import Array, Key, Path, PyTree, Where
+from .._optimizer.reset import check_counts, check_optimizer
+from .._optimizer.train_state import is_train_state, with_params
+from .._surgery.reinit import renewed
 from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32, dtype_of
+from .._tree.parts import refuse_parts
 from .._tree.paths import flatten
 from .._tree.places import jitted_at, place_of
 
@@ -27,24 +30,29 @@ def shrink_perturb(
     where: Where = None,
     shrink: float | Array,
     perturb: float | Array,
+    counts: str = "keep",
 ) -> PyTree:
     """Shrinks params and adds a freshly initialized model: new = shrink * old + perturb * fresh.
 
     The noise is a model with the initializers that made the old one, not a Gaussian. Ash & Adams
     take `shrink=0.4, perturb=0.1`; the encoder of BBF 0.5 and 0.5. Both start a new optimizer
-    afterwards: `tx.init(params)`, or `reset_optimizer` for a part.
+    afterwards: `tx.init(params)`, or `reset_optimizer` for a part. Of a training state, this
+    resets the optimizer's state as well.
 
     Args:
         key: one PRNG key.
-        params: any pytree.
+        params: any pytree; or a `flax.training.train_state.TrainState`, or anything with `params`,
+            `opt_state`, `tx` and `replace`.
         init_fn: `key -> tree` with the chosen paths in it, as for `reinit`.
-        where: which leaves (see `select`); None is every float leaf.
+        where: which leaves of the params (see `select`); None is every float leaf.
         shrink: what is left of the old values, from 0 to 1.
         perturb: the share of the fresh values, at least 0.
+        counts: of a training state, as for `reset_optimizer`.
 
     Returns:
         A tree of the same structure, boxes, dtypes and shardings; sums are taken in at least
-        float32. Leaves that are not chosen are the same objects.
+        float32. Leaves that are not chosen are the same objects. Of a training state, a new one,
+        in which only the params and the optimizer's state differ.
 
     Raises:
         ValueError: `shrink` or `perturb` is out of range; and as `reinit` does.
@@ -60,17 +68,30 @@ def shrink_perturb(
     """
     _check_factor("shrink", shrink, 1.0)
     _check_factor("perturb", perturb, math.inf)
+    refuse_parts(where)
+    check_counts(counts)
+    if not is_train_state(params):
+        return _blended(key, params, init_fn, where, shrink, perturb)[0]
+    check_optimizer(params.tx)
+    blended, chosen = _blended(key, params.params, init_fn, where, shrink, perturb)
+    return with_params(params, blended, dict.fromkeys(chosen), counts)
+
+
+def _blended(
+    key: Key, params: PyTree, init_fn: Any, where: Where, shrink: Any, perturb: Any
+) -> tuple[PyTree, list[Path]]:
+    """The params, and the paths of those that are new."""
     names, leaves, treedef = flatten(params)
     if where is None:
         where = treedef.unflatten([jnp.issubdtype(dtype_of(leaf), jnp.inexact) for leaf in leaves])
-    fresh = jax.tree.leaves(reinit(key, params, where, init_fn=init_fn))
+    tree, chosen = renewed(key, params, where, init_fn)
+    fresh = jax.tree.leaves(tree)
     inline = tracing() or any(isinstance(x, Tracer) for x in (shrink, perturb, *leaves))
     mixed = list(leaves)
-    for i, (old, new) in enumerate(zip(leaves, fresh, strict=True)):
-        if new is not old:
-            mix = _mixed if inline else jitted_at(_mixed, place_of(names[i], old))
-            mixed[i] = mix(shrink, perturb, old, new)
-    return treedef.unflatten(mixed)
+    for i in chosen:
+        mix = _mixed if inline else jitted_at(_mixed, place_of(names[i], leaves[i]))
+        mixed[i] = mix(shrink, perturb, leaves[i], fresh[i])
+    return treedef.unflatten(mixed), [names[i] for i in chosen]
 
 
 def _check_factor(name: str, value: Any, most: float) -> None:

@@ -32,6 +32,8 @@ class RuledLeaf(NamedTuple):
     leaf: Any
     rule: Rule
     place: Placement
+    key_path: Path
+    """The path that gives the key."""
 
 
 def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array] | None:
@@ -50,7 +52,7 @@ def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array] | 
         if isinstance(job, Whole):
             alone.append((i, ruled))
         else:
-            job = job._replace(positions=(i,)).of(HostEvaluator([fold(ruled.path)]))
+            job = job._replace(positions=(i,)).of(HostEvaluator([fold(ruled.key_path)]))
             jobs.setdefault(place, []).append(job)
     made = {i: _alone(key, ruled) for i, ruled in alone}
     for place, group in jobs.items():
@@ -121,5 +123,7 @@ def _alone(key: Key, ruled: RuledLeaf) -> Array:
     leaf, place = struct_of(ruled.leaf), within_reach(ruled.place)
     with placed_at(place):
         return compute_whole(
-            lambda key: [by_path(key, ruled.path, leaf, ruled.rule)], key, {0: place.sharding}
+            lambda key: [by_path(key, ruled.path, leaf, ruled.rule, ruled.key_path)],
+            key,
+            {0: place.sharding},
         )[0]

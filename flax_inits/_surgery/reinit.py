@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from jax.core import Tracer
@@ -11,6 +11,7 @@ from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import compute
 from .._modules.reach import WithRules
+from .._tree.boxes import key_paths
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, is_inexact
 from .._tree.misses import nothing_selected
@@ -103,8 +104,8 @@ def renewed(
 ) -> tuple[PyTree, dict[int, Part | None]]:
     """What `reinit` returns, and the leaves that are new: in part, or whole, which is None."""
     key, advance = drawn_key(key)
-    paths, old, treedef = flatten(params)
-    tree = _Tree(params, paths, old)
+    names, leaves, treedef = flatten(params)
+    tree = _Tree(params, names, leaves, key_paths(params, names))
     if init_fn is None:
         new, parts = _by_rules(key, tree, rules, allow_unmatched)
     else:
@@ -125,6 +126,7 @@ class _Tree(NamedTuple):
     whole: PyTree
     paths: list[Path]
     leaves: list[Any]
+    key_paths: list[Path]
 
 
 _New: TypeAlias = tuple[dict[int, Array], dict[int, Part]]
@@ -140,15 +142,16 @@ def _by_rules(key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
         ruled_leaves = {}
         for i, rule in chosen.items():
             path, leaf = tree.paths[i], tree.leaves[i]
-            ruled_leaves[i] = RuledLeaf(path, leaf, rule, place_of(path, leaf))
+            ruled_leaves[i] = RuledLeaf(path, leaf, rule, place_of(path, leaf), tree.key_paths[i])
         new = draw(key, ruled_leaves)
         if new is not None:
             check_replicas(tree.paths, tree.leaves, chosen, new, parts)
             return new, parts
-    return {
-        i: laid_out(by_path(key, tree.paths[i], tree.leaves[i], rule), tree.leaves[i])
-        for i, rule in chosen.items()
-    }, parts
+    made = {}
+    for i, rule in chosen.items():
+        values = by_path(key, tree.paths[i], tree.leaves[i], rule, tree.key_paths[i])
+        made[i] = laid_out(values, tree.leaves[i])
+    return made, parts
 
 
 def _assigned(
@@ -162,7 +165,7 @@ def _assigned(
         leaf, by = tree.leaves[i], f"The rule for {describe(rule.where)}"
         fits = "" if is_inexact(leaf) else narrower(rule, chosen, tree.paths, tree.leaves)
         check_leaf(tree.paths[i], leaf, by, fits)
-    warn_of_ties(list(chosen), tree.paths, tree.leaves)
+    _warn_of_ties(tree, chosen)
     return chosen, parts
 
 
@@ -203,7 +206,7 @@ def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> dict[int, Part 
         raise nothing_selected(unmatched[0], tree.paths, tree.whole)
     for i in found:
         check_usable(tree.paths[i], tree.leaves[i], describe(where))
-    warn_of_ties(list(found), tree.paths, tree.leaves)
+    _warn_of_ties(tree, found)
     return found
 
 
@@ -217,3 +220,9 @@ def _through_model(
         return {i: by_path[path] for i, path in enumerate(paths) if path in by_path}
 
     return WithRules(init_fn, choose)
+
+
+def _warn_of_ties(tree: _Tree, chosen: Iterable[int]) -> None:
+    # Twins of lookahead may be one array at first; they are not tied.
+    own = [i for i in chosen if tree.paths[i] == tree.key_paths[i]]
+    warn_of_ties(own, tree.paths, tree.leaves)

@@ -92,3 +92,21 @@ def _box_test() -> Callable[[Any], bool]:
 
 def _segment(key: Any) -> str:
     return keystr((key,), simple=True)
+
+
+def key_paths(tree: PyTree, paths: list[Path]) -> list[Path]:
+    """The paths that give leaves their keys: their own, but for lookahead the fast twin's.
+
+    Lookahead starts from slow params that equal the fast ones.
+    """
+    pair = getattr(sys.modules.get("optax"), "LookaheadParams", None)
+    if pair is None or not any("slow" in path for path in paths):
+        return paths
+    found = list(paths)
+    nodes = tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, pair))[0]
+    for keys in [keys for keys, node in nodes if isinstance(node, pair)]:
+        above = (*map(_segment, keys), "slow")
+        for i, path in enumerate(paths):
+            if path[: len(above)] == above:
+                found[i] = (*above[:-1], "fast", *path[len(above) :])
+    return found

@@ -164,10 +164,10 @@ def note(path: Path, rule: Rule) -> str:
     return f"while initializing {show(path)!r} by the rule for {describe(rule.where)}"
 
 
-def by_path(key: Key, path: Path, leaf: Any, rule: Rule) -> Array:
-    """A leaf by its rule: at its stored shape, with the key that its path gives."""
+def by_path(key: Key, path: Path, leaf: Any, rule: Rule, key_path: Path | None = None) -> Array:
+    """A leaf by its rule: at its stored shape, with the key that its path gives, or `key_path`."""
     with noted(note(path, rule)):
-        folded = jax.random.fold_in(key, path_hash(path))
+        folded = jax.random.fold_in(key, path_hash(path if key_path is None else key_path))
         return checked_as(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
 
 
@@ -178,9 +178,12 @@ def draws_slices(init: Any) -> bool:
 
 def elsewhere_hint(found: Mapping[Path, Any], path: Path) -> str:
     """A sentence on where else a tree may have the leaf that it lacks at `path`."""
-    outer = next((other[0] for other in found if other[1:] == path), None)
-    if outer is not None:
-        return f" It has {show((outer, *path))!r}: give its [{outer!r}]."
+    size = max(len(path), 1)
+    outer = next((other[:-size] for other in found if other[-size:] == path), ())
+    if len(outer) == 1:
+        return f" It has {show((*outer, *path))!r}: give its [{outer[0]!r}]."
+    if outer:  # Not as an index: what is attributes and what keys does not show in a path.
+        return f" It has {show((*outer, *path))!r}: give what it has at {show(outer)!r}."
     if (*path, "value") in found:
         return (
             f" It has {show((*path, 'value'))!r}, one level deeper, as Orbax restores a state: "

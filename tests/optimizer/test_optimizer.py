@@ -291,9 +291,12 @@ def test_states_that_hold_params_hold_the_new_ones():
     assert len(pointers) == 2
 
 
-def test_lookahead_has_pairs_of_params():
+def test_the_moments_of_lookahead_are_those_of_the_fast_params():
     tx = optax.lookahead(optax.adam(0.1), 3, 0.5)
     params = optax.LookaheadParams.init_synced(SMALL)
+    state = jax.tree.map(lambda leaf: leaf + 1, tx.init(params))
+    new = reset_optimizer(tx, state, params, "*/Dense_10")
+    assert changed(state, new) == {"fast_state/0/mu/Dense_10", "fast_state/0/nu/Dense_10"}
     found = entries(tx, params)
     owners = {e.path: e.params for e in found if e.kind == "own"}
     names = [flax_inits.paths(params)[next(iter(owner))] for owner in owners.values()]
@@ -445,7 +448,7 @@ def test_mixed_statistics_are_reported():
     with pytest.warns(OptimizerStateWarning, match=r"^'0/mu' and '0/nu' of the optim") as w:
         flax_inits.reinit_state(jax.random.key(0), given, {"Dense_1": flax_inits.zeros()})
     assert w[0].filename == __file__
-    with pytest.raises(ValueError, match=r"cannot be split by param.*strict=False"):
+    with pytest.raises(ValueError, match=r"cannot be split by param or slice.*strict=False"):
         reset_optimizer(tx, state, SMALL, "Dense_1", strict=True)
     assert changed(state, reset_optimizer(tx, state, SMALL, "**", strict=True)) == {"0/mu", "0/nu"}
 
@@ -667,6 +670,64 @@ def test_errors():
     other = {**SMALL, "Dense_10": jnp.ones(3)}
     with pytest.raises(ValueError, match=r"'0/mu/Dense_10' with shape \(2,\).* it with shape \(3,"):
         reset_optimizer(tx, state, other, "Dense_1")
+
+
+# What the errors advise.
+
+
+def test_a_layer_of_another_size():
+    tx = optax.adam(0.1)
+    old = {"body": jnp.ones((2, 3)), "head": {"kernel": jnp.ones((3, 4))}}
+    state = state_after(tx, old)
+    params = {**old, "head": {"kernel": jnp.ones((3, 7))}}
+    with pytest.raises(ValueError) as error:
+        reset_optimizer(tx, state, params, "head")
+    advice = "graft(tx.init(params), opt_state, lambda path, leaf: 'head' not in path)"
+    assert str(error.value).endswith(f" keep what it shares with the old one: {advice}.")
+    names = {"graft": flax_inits.graft, "tx": tx, "params": params, "opt_state": state}
+    new = eval(advice, names)
+    assert new[0].count == 2 and not new[0].mu["head"]["kernel"].any()
+    np.testing.assert_array_equal(new[0].nu["body"], state[0].nu["body"])
+    reset_optimizer(tx, new, params, "body")
+
+
+def test_from_a_frozen_body_to_training_all():
+    """The error names where the other state has the leaf; what it says to give is taken."""
+    labels = {"body": "frozen", "head": "trained"}
+    params = {"body": jnp.ones(2), "head": jnp.ones(3)}
+    parts = {"frozen": optax.set_to_zero(), "trained": optax.adam(0.1)}
+    frozen = state_after(optax.partition(parts, labels), params)
+    state = optax.adam(0.1).init(params)
+    moments = ["0/mu/head", "0/nu/head", "0/count"]
+    with pytest.raises(ValueError, match="no leaf at '0/count'.* has at 'inner_states/trained/in"):
+        flax_inits.graft(state, frozen, moments)
+    inner = frozen.inner_states["trained"].inner_state
+    new = flax_inits.graft(state, inner, moments)
+    np.testing.assert_array_equal(new[0].mu["head"], inner[0].mu["head"])
+    assert new[0].count == 2 and not new[0].mu["body"].any()
+
+
+# Parts of leaves.
+
+
+def test_the_moments_of_a_part_of_a_param():
+    tx = optax.chain(optax.adam(0.1), optax.sm3(0.1))
+    params = {"e": jnp.ones((4, 3)), "f": jnp.ones(2)}
+    state = jax.tree.map(lambda leaf: leaf + 1, state_after(tx, params))
+    where = [flax_inits.at("e", [0, -1]), "f"]
+    with pytest.warns(OptimizerStateWarning, match="'1/0/mu/e/0' and '1/0/mu/e/1' of the optim"):
+        new = reset_optimizer(tx, state, params, where)
+    assert (np.asarray(new[0][0].mu["e"]) == 0).all(1).tolist() == [True, False, False, True]
+    np.testing.assert_array_equal(new[0][0].nu["e"][1:3], state[0][0].nu["e"][1:3])
+    assert not new[0][0].mu["f"].any() and new[1][0].mu["e"] is not None
+    with pytest.raises(ValueError, match="'1/0/mu/e/0' and .* cannot be split by param or slice"):
+        reset_optimizer(tx, state, params, where, strict=True)
+    with pytest.raises(ValueError, match="counts='reset' needs all params that share a count"):
+        reset_optimizer(optax.adam(0.1), state[0], params, where, counts="reset")
+    held = optax.contrib.prodigy(0.1)
+    old = held.init(jax.tree.map(lambda leaf: 9 * leaf, params))
+    jitted = jax.jit(lambda s, p: reset_optimizer(held, s, p, flax_inits.at("e", 1, axis=1)))
+    np.testing.assert_array_equal(jitted(old, params).params0["e"][0], [9, 1, 9])
 
 
 def test_further_trees_that_are_no_mapping():

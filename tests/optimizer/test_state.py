@@ -20,6 +20,7 @@ import flax_inits
 from flax_inits import reinit_state
 
 KEY = jax.random.key(0)
+NORMAL = flax_inits.normal(0.1)
 by_standard = jax.numpy_dtype_promotion("standard")  # Adam raises a float to an integer's power.
 X = jnp.array([[1.0, 2.0, 3.0], [3.0, 1.0, 0.0]])
 
@@ -134,7 +135,7 @@ def test_options_reach_the_optimizer():
     new = reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, counts="reset")
     counts = {name: int(s.inner_state[0].count) for name, s in new.opt_state.inner_states.items()}
     assert counts == {"rest": 1, "head": 0}
-    with pytest.raises(ValueError, match="cannot be split by param"):
+    with pytest.raises(ValueError, match="cannot be split by param or slice"):
         reinit_state(
             KEY,
             trained(optax.flatten(optax.adam(0.1))),
@@ -295,3 +296,76 @@ def test_replicas_train_on_as_one():
         )
     with pytest.raises(ValueError, match=r"one copy for each device of pmap.*Use replicated\("):
         reinit_state(KEY, state, {"head": flax_inits.normal(0.1)})
+
+
+def stats_after(rules, **options):
+    """What becomes of the statistics, which were 3 and 4, of one reset."""
+    state = trained()
+    new = reinit_state(KEY, state, rules, **options)
+    assert new.ema_params is state.ema_params
+    return {name: float(leaf[0]) for name, leaf in new.batch_stats["norm"].items()}
+
+
+def test_statistics_of_new_modules():
+    """Fresh where init_fn makes them, else named; those of modules that stay are not touched."""
+
+    def variables(key):
+        return MODEL.init(key, X)
+
+    old, fresh = {"mean": 3.0, "var": 4.0}, {"mean": 0.0, "var": 1.0}
+    assert stats_after(["norm", "head"], init_fn=variables) == fresh
+    assert stats_after("head", init_fn=variables) == old
+    assert stats_after("norm/bias", init_fn=variables) == old
+    assert stats_after({"norm": flax_inits.ones()}, init_fn=variables) == fresh
+    new = reinit_state(KEY, trained(), "**", init_fn=variables)
+    jax.tree.map(np.testing.assert_array_equal, new.params, jax.jit(MODEL.init)(KEY, X)["params"])
+    with pytest.warns(UserWarning, match="'norm/mean' and 'norm/var' in batch_stats stay") as said:
+        assert stats_after("norm", init_fn=lambda key: variables(key)["params"]) == old
+    assert len(said) == 1 and said[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"or say what they get: extra=\{'batch_stats'"):
+        assert stats_after({"norm": flax_inits.ones()}) == old
+    stats = {"**/mean": flax_inits.zeros(), "**/var": flax_inits.ones()}
+    assert stats_after({"norm": flax_inits.ones()}, extra={"batch_stats": stats}) == fresh
+
+
+def test_statistics_of_modules_without_params():
+    """They belong to the innermost module around them that has some."""
+    params = {"block": {"dense": {"kernel": jnp.ones(2)}}, "head": jnp.ones(2)}
+    stats = {"block": {"norm": {"mean": jnp.ones(2)}}}
+    state = FullState.create(
+        apply_fn=None, params=params, tx=optax.sgd(0.1), batch_stats=stats, ema_params=None
+    )
+
+    def variables(key):
+        return jax.tree.map(jnp.zeros_like, {"params": params, "batch_stats": stats})
+
+    assert reinit_state(KEY, state, "head", init_fn=variables).batch_stats is stats
+    new = reinit_state(KEY, state, "block/dense", init_fn=variables)
+    assert not new.batch_stats["block"]["norm"]["mean"].any()
+
+
+def test_a_part_of_a_param_and_its_copies():
+    state = trained()
+    rules = {flax_inits.at("head/kernel", 0): flax_inits.zeros()}
+    new = reinit_state(KEY, state, rules, extra={"ema_params": None})
+    for tree in (new.params, new.opt_state[0].mu, new.ema_params):
+        np.testing.assert_array_equal(np.asarray(tree["head"]["kernel"] == 0).all(1), [1, 0, 0, 0])
+    old = state.ema_params["head"]["kernel"]
+    np.testing.assert_array_equal(new.ema_params["head"]["kernel"][1:], old[1:])
+
+
+def test_lookahead_starts_from_equal_params():
+    """A slow leaf has the key of its fast twin, or the two would start apart."""
+    params = optax.LookaheadParams.init_synced({"body": jnp.ones(3), "head": jnp.ones((3, 2))})
+    tx = optax.lookahead(optax.adam(0.1), 3, 0.5)
+    state = TrainState.create(apply_fn=None, params=params, tx=tx)
+    rules = {"*/head": NORMAL}
+    new = reinit_state(KEY, state, rules)
+    np.testing.assert_array_equal(new.params.fast["head"], new.params.slow["head"])
+    alone = flax_inits.reinit(KEY, {"fast": params.fast}, {"fast/head": NORMAL})
+    np.testing.assert_array_equal(new.params.fast["head"], alone["fast"]["head"])
+    (pair,) = jax.jit(lambda key: flax_inits.reinit(key, [params], {"0/*/head": NORMAL}))(KEY)
+    np.testing.assert_array_equal(pair.fast["head"], pair.slow["head"])
+    # Whoever has other trees called fast and slow has other trees.
+    other = flax_inits.reinit(KEY, jax.tree.map(jnp.copy, params._asdict()), rules)
+    assert (other["fast"]["head"] != other["slow"]["head"]).any()

@@ -13,6 +13,7 @@ import optax.contrib
 import pytest
 from compiles import count_compiles
 from flax.core import freeze
+from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -653,6 +654,29 @@ def test_factors_out_of_range(shrink, perturb, name):
         shrink_perturb(
             KEY, {"a": jnp.ones(2)}, lambda key: {"a": jnp.ones(2)}, shrink=shrink, perturb=perturb
         )
+
+
+def test_shrink_perturb_of_a_training_state():
+    """The params, with their optimizer state as of a new optimizer."""
+    tx, params = optax.adam(0.1), network()
+    state = TrainState.create(apply_fn=None, params=params, tx=tx)
+    state = state.replace(opt_state=stepped(tx, params), step=5)
+
+    def fresh(key):
+        return jax.tree.map(lambda leaf: 3 * leaf, params)
+
+    reset = functools.partial(shrink_perturb, KEY, init_fn=fresh, shrink=0.5, perturb=0.5)
+    new = reset(state, where="first")
+    assert (new.params["first"]["kernel"] == 2).all() and new.step == 5
+    assert new.params["out"] is not None and new.params["out"]["bias"] is params["out"]["bias"]
+    assert not new.opt_state[0].mu["first"]["kernel"].any()
+    assert new.opt_state[0].mu["out"]["bias"] is state.opt_state[0].mu["out"]["bias"]
+    everything = reset(state, counts="reset")
+    jax.tree.map(np.testing.assert_array_equal, everything.opt_state, tx.init(params))
+    with pytest.raises(ValueError, match="counts='reset' needs all params that share a count"):
+        reset(state, where="first", counts="reset")
+    with pytest.raises(TypeError, match="is a part of a leaf. Parts are for reinit"):
+        reset(params, where=flax_inits.at("first/kernel", 0))
 
 
 def test_rewinding_with_a_fresh_optimizer():

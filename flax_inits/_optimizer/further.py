@@ -1,0 +1,109 @@
+"""Further trees of a training state: what `extra` asks for, and statistics of new modules."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeGuard
+
+import jax
+
+from .._base.errors import listed, outside
+from .._base.types import Array, Key, Path, PyTree
+from .._surgery.graft import graft
+from .._surgery.reinit import reinit
+from .._tree.casting import checked_as
+from .._tree.forms import Among
+from .._tree.parts import Part, spliced
+from .._tree.paths import flatten, path_hash, paths, show
+
+Changed: TypeAlias = Mapping[Path, Part | None]
+"""The params that are new: in part, or whole, which is None."""
+
+
+def by_extra(
+    key: Key, name: str, tree: PyTree, how: Any, params: PyTree, changed: Changed
+) -> PyTree:
+    """A tree of `extra`: with copies of the new params, or by rules and a key of its own."""
+    if how is None:
+        return _followed(tree, params, changed)
+    own = jax.random.fold_in(key, path_hash((name,)))
+    if isinstance(how, tuple) and len(how) == 2 and callable(how[1]):
+        return reinit(own, tree, how[0], init_fn=how[1])
+    return reinit(own, tree, how)
+
+
+def _followed(tree: PyTree, params: PyTree, changed: Changed) -> PyTree:
+    """`tree` with copies of the params that changed, in its own dtypes."""
+    names, leaves, _ = flatten(params)
+    new = {name: leaf for name, leaf in zip(names, leaves, strict=True) if name in changed}
+    theirs, olds, treedef = flatten(tree)
+    cast: list[Array | Any] = list(olds)
+    for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
+        if name in new:
+            cast[i] = checked_as(new.pop(name), old, "the new params")
+    if new:
+        raise ValueError(
+            f"extra={{...: None}} copies the new params, but that tree has no leaf at "
+            f"{'/'.join(next(iter(new)))!r}; give it rules of its own."
+        )
+    copied = graft(tree, treedef.unflatten(cast), Among(frozenset(changed), "the new params"))
+    leaves = jax.tree.leaves(copied)
+    for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
+        if (part := changed.get(name)) is not None:
+            leaves[i] = spliced(old, leaves[i], part)
+    return treedef.unflatten(leaves)
+
+
+def params_alone(init_fn: Any, params: PyTree) -> Any:
+    """`init_fn` without the collections beside the params, if it returns whole variables."""
+    if not callable(init_fn) or _has_params(params):
+        return init_fn
+
+    def init_params(key: Key) -> PyTree:
+        made = init_fn(key)
+        return made["params"] if _has_params(made) else made
+
+    return init_params
+
+
+def _has_params(tree: Any) -> TypeGuard[Mapping[str, PyTree]]:
+    return isinstance(tree, Mapping) and "params" in tree
+
+
+def statistics(
+    key: Key, tree: PyTree, params: PyTree, changed: Changed, init_fn: Callable | None
+) -> PyTree:
+    """`batch_stats` with those of new modules fresh, if `init_fn` makes them; else a warning."""
+    names, _, treedef = flatten(tree)
+    known = paths(params)
+    new = {path for path, part in changed.items() if part is None}
+    stale = [_is_below_new_module(name, known, new) for name in names]
+    if not any(stale):
+        return tree
+    if init_fn is not None and "batch_stats" in _collections(init_fn, key):
+        where = treedef.unflatten(stale)
+        return reinit(key, tree, where, init_fn=lambda key: init_fn(key)["batch_stats"])
+    shown = [show(name) for name, is_stale in zip(names, stale, strict=True) if is_stale]
+    warnings.warn(
+        f"The statistics {listed(shown)} in batch_stats stay as they were, though the params of "
+        "their modules are new. Give an init_fn that returns all variables, lambda key: "
+        "model.init(key, x), or say what they get: extra={'batch_stats': {'**/mean': "
+        "flax_inits.zeros(), '**/var': flax_inits.ones()}}.",
+        stacklevel=outside(),
+    )
+    return tree
+
+
+def _is_below_new_module(name: Path, known: list[Path], new: set[Path]) -> bool:
+    """Whether all params of the innermost module around a statistic that has any are new."""
+    for size in range(len(name) - 1, 0, -1):
+        below = [path for path in known if path[:size] == name[:size]]
+        if below:
+            return new.issuperset(below)
+    return False
+
+
+def _collections(init_fn: Callable[[Key], PyTree], key: Key) -> Mapping[str, Any]:
+    made = jax.eval_shape(init_fn, key)
+    return made if _has_params(made) else {}
