@@ -37,7 +37,8 @@ def graft_optimizer(
 ) -> PyTree:
     """Lets the statistics of an optimizer follow params that `graft` takes by the same rules.
 
-    What has the shape of a param (moments, accumulators) is taken and adapted as the param is.
+    What has the shape of a param (moments, accumulators) is taken and adapted as the param is, by
+    functions too.
     What is new by `grow` is as in `tx.init(params)`, whatever its `init` is for the params, and
     `resize` makes nothing negative that was not. Step counts, and what else several params share,
     are the donor's, if any of these params is; hyperparameters stay those of `opt_state`.

@@ -14,6 +14,7 @@ from .._tree.paths import flatten, show
 from .graft import GraftRules
 from .grafting.adapter import Goal
 from .grafting.planning import Options, Planned, planned
+from .grafting.take import shown
 from .grafting.views import View
 
 
@@ -162,7 +163,7 @@ def _row(
 def _cells(row: GraftRow) -> list[str]:
     names = [show(source) for source in row.sources]
     if len(names) > 3:
-        names = [names[0], names[1], f"... {len(names) - 3} more ...", names[-1]]
+        names = [f"{names[0]} ... {names[-1]} ({len(names)})"]
     return [
         "" if row.path is None else show(row.path),
         _size(row.shape),
@@ -170,7 +171,7 @@ def _cells(row: GraftRow) -> list[str]:
         ", ".join(names),
         _size(row.source_shape),
         row.source_dtype or "",
-        ", ".join(map(repr, row.adapters)),
+        ", ".join(map(shown, row.adapters)),
         row.use,
     ]
 

@@ -16,16 +16,20 @@ ARGUMENTS = {
     "benchmarks/bits.py": ["--side", "256", "--rounds", "1", "--orthogonal", "64"],
     "benchmarks/models.py": ["LM-2/64", "ViT-2/48 scanned"],
     "benchmarks/tpu.py": ["--small"],
+    "finetune.py": ["--runs", "2"],
     "mup.py": ["--widths", "64", "512"],
     "plasticity.py": ["--small"],
     "signal_propagation.py": ["--depth", "6", "--width", "32"],
     "transfer.py": ["--runs", "1"],
+    "upcycle.py": ["--runs", "2"],
 }
 # Scripts that take more than a few seconds even so.
 SLOW = {
     "benchmarks/bits.py",
     "benchmarks/models.py",
     "benchmarks/tpu.py",
+    "finetune.py",
+    "import_torch.py",
     "interop.py",
     "mup.py",
     "plasticity.py",
@@ -33,6 +37,7 @@ SLOW = {
     "sharded.py",
     "signal_propagation.py",
     "transfer.py",
+    "upcycle.py",
 }
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
 ALLOWED: dict[str, list[str]] = {}

@@ -62,9 +62,10 @@ class Adapter:
     def target_size(self, axis: int, view: View, goal: Goal) -> int:
         """The target's size along an axis that the array has too."""
         if not goal.last:
+            give = "give it a size, or " if hasattr(self, "size") else ""
             raise ValueError(
                 f"{self!r} takes the size of the target, which is known only where nothing but "
-                "cast follows; give it a size, or put it last."
+                f"cast follows; {give}put it last."
             )
         if len(goal.shape) != len(view.shape):
             raise Misfit(

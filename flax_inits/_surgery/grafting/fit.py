@@ -17,6 +17,7 @@ from .adapter import Misfit
 from .advice import adapter_for
 from .rules import GraftRule
 from .sources import Wanted
+from .take import shown
 from .views import View
 
 
@@ -96,12 +97,12 @@ def _with(rule: GraftRule, path: Path, sources: list[Path], call: str) -> str:
     """The rule for this leaf with one more adapter."""
     if len(sources) > 1:
         return f"{{{describe(rule.where)}: {repr(rule.take)[:-1]}, {call})}}"
-    adapters = ", ".join([*map(repr, rule.take.adapters), call])
+    adapters = ", ".join([*map(shown, rule.take.adapters), call])
     return f"{{{show(path)!r}: take({show(sources[0])!r}, {adapters})}}"
 
 
 def _made(rule: GraftRule, sources: list[Path]) -> tuple[str, str]:
     """The first source by name, and what the shape or dtype is that of."""
     more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-    adapters = ", ".join(map(repr, rule.take.adapters))
+    adapters = ", ".join(map(shown, rule.take.adapters))
     return show(sources[0]), f"{more and f' (with{more[4:]})'}{adapters and f' after {adapters}'}"

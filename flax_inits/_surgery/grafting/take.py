@@ -61,7 +61,7 @@ class take:
 
     def __repr__(self) -> str:
         source = list(self.source) if isinstance(self.source, tuple) else self.source
-        return f"take({', '.join(map(_shown, [source, *self.adapters]))})"
+        return f"take({', '.join(map(shown, [source, *self.adapters]))})"
 
     @property
     def sources(self) -> tuple[Any, ...]:
@@ -80,7 +80,8 @@ def _check_adapter(adapter: Any) -> None:
         )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A source or an adapter as messages and tables print it."""
     return getattr(value, "__qualname__", None) or repr(value)
 
 
@@ -129,7 +130,7 @@ def _casts_first(adapters: Sequence[Any]) -> list[Any]:
 def _adapted(adapter: Any, view: View, goal: Goal) -> View:
     if isinstance(adapter, Adapter):
         return adapter.applied(view, goal)
-    with noted(f"while {_shown(adapter)} was tried on {view.dtype}{list(view.shape)}"):
+    with noted(f"while {shown(adapter)} was tried on {view.dtype}{list(view.shape)}"):
         shape, dtype = _result(adapter, view)
     return computed(view, adapter, shape, dtype)
 
@@ -145,5 +146,5 @@ def _result(function: Callable[[Any], Any], view: View) -> tuple[tuple[int, ...]
     if made is None:
         made = function(np.broadcast_to(np.zeros((), view.dtype), view.shape))
     if not hasattr(made, "shape") or not hasattr(made, "dtype"):
-        raise TypeError(f"{_shown(function)} must return an array, got {type(made).__name__}.")
+        raise TypeError(f"{shown(function)} must return an array, got {type(made).__name__}.")
     return tuple(made.shape), np.dtype(made.dtype)
