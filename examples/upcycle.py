@@ -5,8 +5,8 @@
 
 Every expert starts as a copy of the dense layer (`tile`), so whatever the new router says, the
 mixture computes what the dense network did; Adam's moments are copied along. From there the experts
-learn to differ, at the pace of the dense network. Random experts inside the trained network fall far
-back. Needs scikit-learn (for the digits) and matplotlib; takes about a minute.
+learn to differ, at the pace of the dense network. Random experts inside the trained network fall
+far back. Needs scikit-learn (for the digits) and matplotlib; takes about a minute.
 """
 
 import argparse

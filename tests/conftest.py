@@ -86,7 +86,7 @@ class _Faults(logging.Handler):
 @pytest.fixture(autouse=True)
 def _no_faults(request):
     """A fault of the engine costs time, never a value, so no other test would see it."""
-    log, faults = logging.getLogger("flax_inits"), _Faults()
+    log, faults = logging.getLogger("flax_inits._engine"), _Faults()
     log.addHandler(faults)
     log.setLevel(logging.DEBUG)
     yield
