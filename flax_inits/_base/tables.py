@@ -1,59 +1,115 @@
-"""Tables: aligned text, rich for terminals, HTML for notebooks; and how numbers are shown."""
+"""Tables: aligned text, colors by rich, HTML for notebooks; and how numbers are shown in them."""
 
+import dataclasses
 import html
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 LEFT, RIGHT = "left", "right"
 
 
-def text(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned table. `columns` are (title, LEFT or RIGHT); no cell is ever cut."""
-    from rich import box, table
+class Column(NamedTuple):
+    """How a column of a table is headed and laid out."""
 
-    drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title, side in columns:
-        drawn.add_column(title, justify=side, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
-    return plain(drawn, rows, width=1_000_000)
-
-
-def plain(table: Any, rows: Sequence[Sequence[str]], width: int) -> str:
-    """A rich table with these rows as text of at most `width` columns."""
-    from rich.console import Console
-    from rich.text import Text
-
-    for row in rows:
-        table.add_row(*map(Text, row))  # In a str, rich would look for styles and emoji.
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    title: str
+    side: str = LEFT
+    wraps: bool = False
+    """Whether long cells take several lines where the table would be too wide."""
 
 
-def styled(
-    columns: Sequence[tuple[str, str]],
-    rows: Sequence[Sequence[str]],
-    styles: Sequence[str],
-    below: str,
-) -> Any:
-    """The same for rich, with a style for each row; names are folded where they are too long."""
-    from rich import box, console, table
-    from rich.text import Text
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What a report shows: cells by line and column, and text below. No cell is ever cut."""
 
-    drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for i, (title, side) in enumerate(columns):
-        drawn.add_column(title, justify=side, no_wrap=i > 0, overflow="fold")  # type: ignore[arg-type]
-    for row, style in zip(rows, styles, strict=True):
-        drawn.add_row(*map(Text, row), style=style)
-    return console.Group(drawn, Text(below))
+    columns: Sequence[Column]
+    lines: Sequence[Sequence[str]]
+    below: str = ""
+    styles: Sequence[str] = ()
+    """A style of rich for each line; () for none."""
+
+    width: int = 1_000_000
+    """The most columns that its text takes; a terminal has its own."""
+
+    def text(self) -> str:
+        """Aligned text."""
+        from rich.console import Console
+
+        out = io.StringIO()
+        Console(file=out, width=self.width, color_system=None).print(self._drawn())
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        return "\n".join([*lines, *self.below.splitlines()])
+
+    def rich(self) -> Any:
+        """The same for rich to print, which knows the terminal's width and colors."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._drawn(), *map(Text, self.below.splitlines()))
+
+    def html(self) -> str:
+        """The same for notebooks."""
+        columns, lines = self._used()
+
+        def row(cells: Sequence[str], tag: str) -> str:
+            return "".join(
+                f'<{tag} style="text-align:{column.side}">{html.escape(cell)}</{tag}>'
+                for cell, column in zip(cells, columns, strict=True)
+            )
+
+        head = row([column.title for column in columns], "th")
+        body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in lines)
+        below = "<br>".join(map(html.escape, self.below.splitlines()))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>"
+
+    def _drawn(self) -> Any:
+        from rich import box, table
+        from rich.text import Text
+
+        columns, lines = self._used()
+        drawn = table.Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True
+        )
+        for title, side, wraps in columns:
+            # With overflow="ignore", rich would not align.
+            drawn.add_column(title, justify=side, no_wrap=not wraps, overflow="fold")  # type: ignore[arg-type]
+        for cells, style in zip(lines, self.styles or [""] * len(lines), strict=True):
+            drawn.add_row(*map(Text, cells), style=style)  # A str is read for styles and emoji.
+        return drawn
+
+    def _used(self) -> tuple[list[Column], list[list[str]]]:
+        """The columns in which some line has anything to say, and the lines' cells in them."""
+        used = [i for i in range(len(self.columns)) if not self.lines or any(self._column(i))]
+        return [self.columns[i] for i in used], [[line[i] for i in used] for line in self.lines]
+
+    def _column(self, index: int) -> list[str]:
+        return [line[index] for line in self.lines]
 
 
-def without_blanks(
-    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]
-) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """The table without the columns in which no row has anything to say."""
-    used = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
-    return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
+class Report:
+    """What prints as the table that its method `_table` makes."""
+
+    __slots__ = ()
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __rich__(self) -> Any:
+        return self._table().rich()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """A shape: 3×4."""
+    return "×".join(map(str, sizes)) or "()"
 
 
 def number(value: Any) -> str:
@@ -72,20 +128,6 @@ def share(value: float | None) -> str:
     if value < 0.0005 or 0.9995 <= value < 1:
         return "<0.1%" if value < 0.5 else ">99.9%"
     return f"{value:.1%}".replace(".0%", "%")
-
-
-def html_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """The same as an HTML table."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
-            for cell, (_, side) in zip(cells, columns, strict=True)
-        )
-
-    head = line([title for title, _ in columns], "th")
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def size(count: float) -> str:

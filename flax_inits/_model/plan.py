@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from .._base import tables
+from .._base import repeats, tables
 from .._base.pickling import reduce_row
+from .._base.tables import Column, Report, Table
 from .._base.types import Path
 from .._engine.fallback import Whole
 from .._engine.graph import Input, Node, Value, order
@@ -36,25 +37,30 @@ class PlanRow(NamedTuple):
     """Leaves with equal numbers share a compiled program; None needs none."""
 
     source: str
-    """"fun", or for a leaf that a rule has won, how the rule is applied: through the module that
+    """"model", or for a leaf that a rule has won, how the rule is applied: through the module that
     owns the leaf (with the shape and key that it initializes), or at the stored shape."""
 
 
 _COLUMNS = (
-    ("path", tables.LEFT),
-    ("shape", tables.LEFT),
-    ("dtype", tables.LEFT),
-    ("size", tables.RIGHT),
-    ("per device", tables.RIGHT),
-    ("sharding", tables.LEFT),
-    ("recipe", tables.LEFT),
-    ("program", tables.RIGHT),
-    ("source", tables.LEFT),
+    Column("path", wraps=True),
+    Column("shape"),
+    Column("dtype"),
+    Column("leaves", tables.RIGHT),
+    Column("size", tables.RIGHT),
+    Column("per device", tables.RIGHT),
+    Column("sharding"),
+    Column("recipe"),
+    Column("program", tables.RIGHT),
+    Column("source"),
 )
 
 
-class Plan:
-    """What would be made, from what, and where. Prints as a table; `rows` is plain data."""
+class Plan(Report):
+    """What would be made, from what, and where. Prints as a table; `rows` is plain data.
+
+    The table has a line for all repeats of a block, with their number and their size together, if
+    there are more than 50 leaves.
+    """
 
     def __init__(self, rows: Sequence[PlanRow]):
         self.rows = tuple(rows)
@@ -82,7 +88,7 @@ class Plan:
         rows = []
         for i, (path, struct) in enumerate(zip(paths, structs, strict=True)):
             recipe, program = found.get(i, (whole, 1))
-            source = reached.get(path, "fun")
+            source = reached.get(path, "model")
             rows.append(_row(path, struct, shardings[i], recipe, program, source))
         return cls(rows)
 
@@ -101,21 +107,13 @@ class Plan:
         """How many programs are compiled."""
         return len({row.program for row in self.rows} - {None})
 
-    def __str__(self) -> str:
-        table = tables.text(_COLUMNS, [_cells(row) for row in self.rows])
-        return f"{table}\n{self._total()}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        cells = [_cells(row) for row in self.rows]
-        return f"{tables.html_table(_COLUMNS, cells)}<p>{self._total()}</p>"
-
-    def _total(self) -> str:
-        return (
-            f"{len(self.rows)} leaves, {tables.size(self.bytes)}, "
-            f"{tables.size(self.bytes_per_device)} per device, {self.programs} programs"
-        )
+    def _table(self) -> Table:
+        lines = repeats.lines(self.rows, lambda row: show(row.path), lambda row: row[1:])
+        parts = [f"{len(self.rows)} leaves", tables.size(self.bytes), f"{self.programs} programs"]
+        sharded = self.bytes_per_device != self.bytes
+        if sharded:
+            parts.insert(2, f"{tables.size(self.bytes_per_device)} per device")
+        return Table(_COLUMNS, [_cells(*line, sharded) for line in lines], ", ".join(parts))
 
 
 def _row(
@@ -130,18 +128,20 @@ def _row(
     )
 
 
-def _cells(row: PlanRow) -> list[str]:
-    spec = "" if row.sharding is None else str(getattr(row.sharding, "spec", row.sharding))
+def _cells(name: str, rows: Sequence[PlanRow], sharded: bool) -> list[str]:
+    first = rows[0]
+    spec = "" if first.sharding is None else str(getattr(first.sharding, "spec", first.sharding))
     return [
-        show(row.path),
-        "×".join(map(str, row.shape)) or "()",
-        row.dtype,
-        tables.size(row.bytes),
-        tables.size(row.bytes_per_device),
+        name,
+        tables.shape(first.shape),
+        first.dtype,
+        str(len(rows)) if len(rows) > 1 else "",
+        tables.size(sum(row.bytes for row in rows)),
+        tables.size(sum(row.bytes_per_device for row in rows)) if sharded else "",
         spec.removeprefix("PartitionSpec").removeprefix("P"),
-        row.recipe,
-        "" if row.program is None else str(row.program),
-        row.source,
+        first.recipe,
+        tables.number(first.program),
+        first.source,
     ]
 
 

@@ -49,7 +49,8 @@ def of_summary(report: Any) -> Any:
 def of_signal(report: Any) -> Any:
     """Histograms of the activations by depth above, sizes of activations and gradients below."""
     pyplot = _pyplot()
-    rows = [row for row in report.rows if row.enters or row.result or row.role == "recorded"]
+    own = [row for row in report.rows if row.same_as is None]
+    rows = [row for row in own if row.enters or row.result or row.role == "recorded"]
     step = -(-len(rows) // _MOST_LABELS)
     width = max(8, 1.5 + 0.2 * len(rows) / step)
     figure, (above, below) = pyplot.subplots(
@@ -72,7 +73,7 @@ def _shown(columns: int, rows: int, step: int) -> str:
     """Which rows of the table have a column, and which columns have a name."""
     text = "what modules take or a function records, and what the network returns"
     if columns < rows:
-        text += f": {columns} of the table's {rows} rows"
+        text += f": {columns} of {rows} rows"
     return text + (f"; one in {step} is named" if step > 1 else "")
 
 

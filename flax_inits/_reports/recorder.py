@@ -26,7 +26,13 @@ class Point:
     "recorded" (by name) or "result"."""
 
     enters: bool = False
+    """Whether a module takes it as its input."""
+
     result: bool = False
+    """Whether the network returns it."""
+
+    returned_by: list[Path] = dataclasses.field(default_factory=list)
+    """Modules that return it as it is, though a module within or before them made it."""
 
 
 class Recorder:
@@ -89,6 +95,9 @@ class Recorder:
             self._known[id(value)] = self._known[id(tapped)] = trace, value, tapped, point
         _, _, tapped, point = self._known[id(value)]
         point.result |= role == "result"
+        if role == "output" and (path, role) != (point.path, point.role):
+            if path not in point.returned_by:
+                point.returned_by.append(path)
         return tapped, point
 
 

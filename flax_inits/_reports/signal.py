@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.errors
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.core import Tracer
 
-from .._base.errors import brief, noted
+from .._base.errors import noted
 from .._base.types import Array, PyTree
 from .._modules.arguments import of_arrays
 from .._modules.linen.advice import in_short, no_params
 from .._modules.linen.tracing import all_but
-from .._tree.leaves import at_least_float32, check_alive
-from .._tree.paths import flatten, show
+from .._tree.leaves import check_alive
+from .._tree.paths import flatten
+from .losses import total
 from .measures import measure
-from .recorder import Point, Recorder
-from .signal_table import Signal, SignalRow
-from .statistics import statistics
-from .taps import Tapped, TapSite
+from .recorder import Recorder
+from .signal_rows import rows_of
+from .signal_table import Signal
+from .taps import Tapped
 
 
 def signal(
@@ -38,9 +36,11 @@ def signal(
 ) -> Signal:
     """How activations and gradients pass through a network, layer by layer, and what is wrong.
 
-    Of a Linen module, what each of its modules returns is recorded, and what enters a module if
-    plain functions such as `nn.relu` made it, in the order of execution. Modules in `nn.scan`
-    have a row for each step. Any other function records what it names:
+    Of a Linen module, what each of its modules returns is recorded, in the order of execution, and
+    as `→ name` what enters a module if plain functions such as `nn.relu` made it since. A module
+    that returns what another made (a block whose last layer is a `Dense`, a dropout that is off)
+    is shown as `name = other`, and is not judged twice. Modules in `nn.scan` have a row for each
+    step. Any other function records what it names:
 
         def mlp(params, x, record):
             for name, kernel in params.items():
@@ -88,8 +88,8 @@ def signal(
     ['input', 'layers_0', '→ layers_2', 'layers_2']
     >>> for verdict in report.verdicts:
     ...     print(verdict)
-    vanishing activations from layers_0 on: size 8.2e-05, 8.2e-05 before the last layer
-    vanishing gradients from input back: norm 8.4e-05, 8.4e-05 at the input, 1 at the end
+    vanishing activations from layers_0 on: size 8.2e-05 at layers_0, 8.2e-05 before the last layer
+    vanishing gradients from input back: norm 1 at the end, 8.4e-05 at the input
     """
     recorder = Recorder()
     fun = _function(model, recorder)
@@ -112,8 +112,8 @@ def signal(
             "hides what it has traced before; pass the function itself). Give it a parameter "
             "`record` and let it call `x = record('layer_0', x)` at each layer."
         )
-    measured = measure(tapped, arrays, _total(tapped, loss))
-    return Signal(_rows(sites, points, measured))
+    measured = measure(tapped, arrays, total(tapped.shape, loss))
+    return Signal(rows_of(sites, points, measured))
 
 
 def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
@@ -174,80 +174,3 @@ def _name(model: Any) -> str:
     if isinstance(model, nn.Module):
         return f"{type(model).__name__}.apply"
     return getattr(model, "__qualname__", None) or repr(model)
-
-
-def _total(tapped: Tapped, loss: Callable[[Any], Array] | None) -> Callable[[Any], Array]:
-    """The number whose gradients are taken, from the flat outputs."""
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss must be a function of the network's outputs, got {brief(loss)}.")
-    if loss is None:
-        return _along_random_direction
-    treedef = jax.tree.structure(tapped.shape)
-
-    def total(outputs: Sequence[Array]) -> Array:
-        with noted("while signal computed the loss of the network's outputs"):
-            value = jnp.asarray(loss(treedef.unflatten(outputs)))
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                "loss must return one real number, such as the mean over a batch; it returned "
-                f"{value.dtype} of shape {value.shape}."
-            )
-        return value
-
-    return total
-
-
-def _along_random_direction(outputs: Sequence[Array]) -> Array:
-    key, products, squares = jax.random.key(0), [], []
-    for i, output in enumerate(outputs):
-        if jnp.issubdtype(output.dtype, jnp.inexact):
-            dtype = at_least_float32(output.real.dtype)
-            direction = jax.random.normal(jax.random.fold_in(key, i), output.shape, dtype)
-            products.append(jnp.sum(direction * output.real.astype(dtype)))
-            squares.append(jnp.sum(direction**2))
-    if not products:
-        raise TypeError("signal needs a network that returns floats; give a loss= otherwise.")
-    return sum(products) / jnp.sqrt(sum(squares))  # type: ignore[arg-type]
-
-
-def _rows(
-    sites: Sequence[TapSite], points: Sequence[Point], measured: Sequence[tuple[Any, Any]]
-) -> list[SignalRow]:
-    rows, calls = [], collections.Counter()
-    for site, point in zip(sites, points, strict=True):
-        struct, found = measured[site.tap]
-        found = {name: array[site.steps] for name, array in found.items()}
-        where = point.path, point.role
-        calls[where, site.steps] += 1
-        call = calls[where, site.steps]
-        known = statistics(
-            found["numbers"], found["extremes"], math.prod(struct.shape), struct.dtype
-        )
-        rows.append(
-            SignalRow(
-                layer=_layer(point, site.steps, call),
-                path=point.path,
-                role=point.role,
-                steps=site.steps,
-                site=(*where, call),
-                enters=point.enters,
-                result=point.result,
-                shape=struct.shape,
-                dtype=str(struct.dtype),
-                **known._asdict(),
-                **{name: found[name].item() for name in _SCALARS},
-                histogram=tuple(found["histogram"].tolist()),
-            )
-        )
-    return rows
-
-
-_SCALARS = ("dead", "saturated", "symmetric", "gradient")
-_TITLES = {"argument": ("input",), "result": ("output",)}
-
-
-def _layer(point: Point, steps: tuple[int, ...], call: int) -> str:
-    name = show((*_TITLES.get(point.role, ()), *point.path))
-    arrow = "→ " if point.role == "enters" else ""
-    shown = "".join(f"[{step}]" for step in steps)
-    return f"{arrow}{name}{shown}" + (f" ({call})" if call > 1 else "")

@@ -1,103 +1,38 @@
 """What `signal` returns: records, findings, and how they are shown."""
 
-import dataclasses
-import html
 from collections.abc import Sequence
 from typing import Any
 
-from .._base import tables
-from .._base.types import Path
+from .._base import repeats, tables
+from .._base.tables import Column, Report, Table
+from .signal_rows import SignalRow
 from .verdicts import verdicts
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SignalRow:
-    """One activation. Statistics are of its finite elements, and None where there are none."""
-
-    layer: str
-    """What tables call it: the path, the step of a scan, the number of a repeated call."""
-
-    path: Path
-    role: str
-    """"argument" (of the network), "enters" (a module, where plain functions made it), "output"
-    (of a module), "recorded" (by name) or "result" (of the network)."""
-
-    steps: tuple[int, ...]
-    """The steps of the scans around it, outermost first."""
-
-    site: tuple[Any, ...]
-    """Equal for the steps of a scan."""
-
-    enters: bool
-    """Whether a module takes it as its input."""
-
-    result: bool
-    """Whether the network returns it."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    mean: Any
-    std: float | None
-    min: Any
-    max: Any
-    zeros: float
-    nonfinite: float
-    dead: float
-    """The share of units (the last axis) that are 0 for the whole batch."""
-
-    saturated: float
-    """The share beyond ±0.99, if all are within ±1."""
-
-    symmetric: bool
-    """Whether all units compute the same."""
-
-    gradient: float
-    """The norm of the loss's gradient with respect to it."""
-
-    histogram: tuple[int, ...]
-    """Counts in 61 bins over ±3.05; the outermost ones are open."""
-
-
 _COLUMNS = (
-    ("layer", tables.LEFT),
-    ("shape", tables.LEFT),
-    ("mean", tables.RIGHT),
-    ("std", tables.RIGHT),
-    ("zeros", tables.RIGHT),
-    ("dead", tables.RIGHT),
-    ("saturated", tables.RIGHT),
-    ("not finite", tables.RIGHT),
-    ("gradient", tables.RIGHT),
+    Column("layer", wraps=True),
+    Column("shape"),
+    *(Column(t, tables.RIGHT) for t in ("mean", "std", "zeros", "dead", "saturated")),
+    *(Column(title, tables.RIGHT) for title in ("not finite", "gradient")),
 )
 
 
-class Signal:
+class Signal(Report):
     """Activations and their gradients in the order in which they come about.
 
     `rows` is plain data; `verdicts` lists what is wrong, and is empty for a healthy network.
 
     A row has the fields `layer`, `path`, `role`, `steps`, `site`, `enters`, `result`, `shape`,
     `dtype`, `mean`, `std`, `min`, `max`, `zeros`, `nonfinite`, `dead` and `saturated` (shares),
-    `symmetric`, `gradient` (a norm) and `histogram`.
+    `symmetric`, `gradient` (a norm), `histogram` and `same_as`.
+
+    The table shows `→ x` for what enters the module x where plain functions made it, `x = y` where
+    x returns what y made (`same_as`), and above 50 rows one line for all repeats of a block, with
+    the numbers of its first and last row.
     """
 
     def __init__(self, rows: Sequence[SignalRow]):
         self.rows = tuple(rows)
         self.verdicts = tuple(verdicts(self.rows))
-
-    def __str__(self) -> str:
-        return f"{tables.text(*self._table())}\n{self._below()}"
-
-    __repr__ = __str__
-
-    def __rich__(self) -> Any:
-        sick = {verdict.layer for verdict in self.verdicts}
-        styles = ["bold red" if row.layer in sick else "" for row in self.rows]
-        return tables.styled(*self._table(), styles, self._below())
-
-    def _repr_html_(self) -> str:
-        lines = "<br>".join(map(html.escape, self._below().splitlines()))
-        return f"{tables.html_table(*self._table())}<p>{lines}</p>"
 
     def plot(self) -> Any:
         """A figure of the activations by depth: their histograms, and both sizes.
@@ -115,18 +50,65 @@ class Signal:
 
         return of_signal(self)
 
-    def _table(self) -> tuple[list[tuple[str, str]], list[list[str]]]:
-        return tables.without_blanks(_COLUMNS, [_cells(row) for row in self.rows])
+    def _table(self) -> Table:
+        sick = {verdict.layer for verdict in self.verdicts}
+        lines = repeats.lines(self.rows, _name, lambda row: _kind(row, sick))
+        styles = [_style(rows[0], sick) for _, rows in lines]
+        below = [*_notes(self.rows, len(lines)), *map(str, self.verdicts)]
+        if not self.verdicts:
+            below.append("Nothing wrong was found.")
+        return Table(_COLUMNS, [_cells(*line) for line in lines], "\n".join(below), styles)
 
-    def _below(self) -> str:
-        return "\n".join(map(str, self.verdicts)) or "Nothing wrong was found."
+
+def _notes(rows: Sequence[SignalRow], lines: int) -> list[str]:
+    """What the signs in the table mean, as far as it has them."""
+    notes = {
+        "→ x: what enters x, where plain functions (nn.relu, +) made it.": any(
+            row.role == "enters" for row in rows
+        ),
+        "x = y: x returns what y made.": any(row.same_as for row in rows),
+        "a..b: of the first and the last of a line's repeats; .rows has them all.": (
+            lines < len(rows)
+        ),
+    }
+    return [note for note, needed in notes.items() if needed]
 
 
-def _cells(row: SignalRow) -> list[str]:
+def _name(row: SignalRow) -> str:
+    """The layer, and whose value it returns, without the modules that are around both."""
+    if row.same_as is None:
+        return row.layer
+    own, other = row.layer.split("/"), row.same_as.split("/")
+    around = 0
+    while own[around : around + 1] == other[around : around + 1] != []:
+        around += 1
+    return f"{row.layer} = {'/'.join(other[around:])}"
+
+
+def _kind(row: SignalRow, sick: set[str]) -> tuple[Any, ...]:
+    """What rows of one line have in common; where a verdict begins is a line of its own."""
+    return row.shape, row.dtype, row.mean is None, row.layer if row.layer in sick else None
+
+
+def _style(row: SignalRow, sick: set[str]) -> str:
+    return "bold red" if row.layer in sick else "dim" if row.same_as else ""
+
+
+def _cells(name: str, rows: Sequence[SignalRow]) -> list[str]:
+    first, last = _numbers(rows[0]), _numbers(rows[-1])
+    # Only shares are blank, where there is none.
+    none = "0%"
+    numbers = [
+        a if a == b else f"{a or none}..{b or none}" for a, b in zip(first, last, strict=True)
+    ]
+    return [name, tables.shape(rows[0].shape), *numbers]
+
+
+def _numbers(row: SignalRow) -> list[str]:
+    # What is 0 but for rounding, as after a LayerNorm, is shown as 0.
+    centered = row.mean is not None and abs(row.mean) < 1e-6 * (row.std or 0)
     return [
-        row.layer,
-        "×".join(map(str, row.shape)) or "()",
-        tables.number(row.mean),
+        "0" if centered else tables.number(row.mean),
         tables.number(row.std),
         *map(tables.share, (row.zeros, row.dead, row.saturated, row.nonfinite)),
         tables.number(row.gradient),

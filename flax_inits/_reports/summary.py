@@ -34,12 +34,12 @@ def summary(params: PyTree, other: PyTree = None) -> Summary:
             path; containers and boxes may differ.
 
     Returns:
-        A `Summary`. It prints as a table (which folds repeated blocks above 200 leaves), colored
-        by rich, as HTML in a notebook; `.rows` are the records, one per leaf, and `.plot()` is a
-        matplotlib figure (with `flax_inits[plot]`). With `other`, a row's `change` is "same
-        object", "equal" (in every value; NaN equals NaN), "changed", "added", "removed", "other
-        shape" or "other dtype", and `distance` is the norm of the difference over that of the
-        other tree's leaf.
+        A `Summary`. It prints as a table (above 50 leaves, one line stands for all repeats of a
+        block), colored by rich, as HTML in a notebook; `.rows` are the records, one per leaf, and
+        `.plot()` is a matplotlib figure (with `flax_inits[plot]`). With `other`, a row's `change`
+        is "same object", "equal" (in every value; NaN equals NaN), "changed", "added", "removed",
+        "other shape" or "other dtype", and `distance` is the norm of the difference over that of
+        the other tree's leaf.
 
     Raises:
         TypeError: a leaf is no array and no number.

@@ -8,11 +8,14 @@ from typing import Any
 
 from jax.sharding import NamedSharding, Sharding
 
-from .._base import tables
+from .._base import repeats, tables
 from .._base.pickling import reduce_row
+from .._base.tables import Column, Report, Table
 from .._base.types import Path
 from .._tree.paths import show
-from .repeats import grouped
+
+MOST_LEAVES = 200
+"""Leaves that are listed one by one: values differ, where a plan only repeats itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,20 +59,11 @@ class SummaryRow:
 
 
 _COLUMNS = (
-    ("path", tables.LEFT),
-    ("shape", tables.LEFT),
-    ("dtype", tables.LEFT),
-    ("sharding", tables.LEFT),
-    ("mean", tables.RIGHT),
-    ("std", tables.RIGHT),
-    ("min", tables.RIGHT),
-    ("max", tables.RIGHT),
-    ("zeros", tables.RIGHT),
-    ("not finite", tables.RIGHT),
-    ("change", tables.LEFT),
-    ("elements", tables.RIGHT),
-    ("distance", tables.RIGHT),
-    ("largest", tables.RIGHT),
+    Column("path", wraps=True),
+    *map(Column, ("shape", "dtype", "sharding")),
+    *(Column(t, tables.RIGHT) for t in ("mean", "std", "min", "max", "zeros", "not finite")),
+    Column("change"),
+    *(Column(title, tables.RIGHT) for title in ("elements", "distance", "largest")),
 )
 _STYLES = {
     "changed": "yellow",
@@ -78,11 +72,9 @@ _STYLES = {
     "other shape": "magenta",
     "other dtype": "magenta",
 }
-_MOST = 200
-"""Leaves that are listed one by one."""
 
 
-class Summary:
+class Summary(Report):
     """A tree's leaves in a table. Prints well; `rows` is plain data, one record per leaf.
 
     A row has the fields `path`, `shape`, `dtype`, `sharding`, `count`, `bytes`, `mean`, `std`,
@@ -103,18 +95,6 @@ class Summary:
         """Elements of all leaves together, without those that were removed."""
         return sum(row.count for row in self._present())
 
-    def __str__(self) -> str:
-        return f"{tables.text(*self._table())}\n{self._total()}"
-
-    __repr__ = __str__
-
-    def __rich__(self) -> Any:
-        styles = [_style(row) for _, row in self.lines()]
-        return tables.styled(*self._table(), styles, self._total())
-
-    def _repr_html_(self) -> str:
-        return f"{tables.html_table(*self._table())}<p>{self._total()}</p>"
-
     def plot(self) -> Any:
         """A figure of each leaf's range, mean and standard deviation.
 
@@ -129,15 +109,14 @@ class Summary:
         return of_summary(self)
 
     def lines(self) -> list[tuple[str, SummaryRow]]:
-        """The lines of the table; above 200 rows, one line stands for all blocks of a kind."""
-        if len(self.rows) <= _MOST:
-            return [(show(row.path), row) for row in self.rows]
-        lines = grouped([(show(row.path), _kind(row), row) for row in self.rows])
-        return [(name, _pooled(members)) for name, members in lines]
+        """The lines of the table; above 50 rows, one line stands for all repeats of a leaf."""
+        lines = repeats.lines(self.rows, lambda row: show(row.path), _kind, MOST_LEAVES)
+        return [(name, _pooled(rows)) for name, rows in lines]
 
-    def _table(self) -> tuple[list[tuple[str, str]], list[list[str]]]:
-        cells = [_cells(name, row) for name, row in self.lines()]
-        return tables.without_blanks(_COLUMNS, cells)
+    def _table(self) -> Table:
+        lines = self.lines()
+        styles = [_style(row) for _, row in lines]
+        return Table(_COLUMNS, [_cells(*line) for line in lines], self._total(), styles)
 
     def _present(self) -> list[SummaryRow]:
         return [row for row in self.rows if row.change != "removed"]
@@ -152,7 +131,7 @@ class Summary:
 
 def _kind(row: SummaryRow) -> tuple[Any, ...]:
     """What rows of one line have in common."""
-    return len(row.path), row.shape, row.dtype, _place(row), row.change, bool(row.nonfinite)
+    return len(row.path), row.shape, row.dtype, _sharding(row), row.change, bool(row.nonfinite)
 
 
 def _pooled(rows: Sequence[SummaryRow]) -> SummaryRow:
@@ -188,9 +167,9 @@ def _average(values: Sequence[Any]) -> float | None:
 def _cells(name: str, row: SummaryRow) -> list[str]:
     return [
         name,
-        "×".join(map(str, row.shape)) or "()",
+        tables.shape(row.shape),
         row.dtype,
-        _place(row),
+        _sharding(row),
         *map(tables.number, (row.mean, row.std, row.min, row.max)),
         tables.share(row.zeros),
         tables.share(row.nonfinite),
@@ -200,7 +179,7 @@ def _cells(name: str, row: SummaryRow) -> list[str]:
     ]
 
 
-def _place(row: SummaryRow) -> str:
+def _sharding(row: SummaryRow) -> str:
     """The sharding in short; nothing for what is on one device."""
     if isinstance(row.sharding, NamedSharding):
         return str(row.sharding.spec).removeprefix("PartitionSpec").removeprefix("P")

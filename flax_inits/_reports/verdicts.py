@@ -40,8 +40,10 @@ def verdicts(rows: Sequence[Any]) -> list[Verdict]:
     """All findings about the rows of a signal.
 
     Inputs are taken as they are. The last layer and what follows may well be zero, constant or
-    saturated, so only NaN and infinity are looked for there.
+    saturated, so only NaN and infinity are looked for there. Of a value that several modules
+    return, the one that made it is told.
     """
+    rows = [row for row in rows if row.same_as is None]
     head = _head(rows)
     found = [*_not_finite(rows), *_activations(rows, head)]
     if all(not row.nonfinite for row in rows):
@@ -84,14 +86,16 @@ def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
     # A network vanishes if nothing behind some layer is of any size; a branch may well be 0.
     begin = _last_run(body, lambda i: _size(rows[i]) < small)
     if begin is not None and _size(rows[begin]) > 0:
-        end = _size(rows[body[-1]])
-        text = f"size {_size(rows[begin]):.2g}, {end:.2g} before the last layer"
-        yield _verdict("vanishing", _layer(rows, begin), "activations", text)
+        layer = _layer(rows, begin)
+        text = f"size {_size(rows[begin]):.2g} at {layer}"
+        if begin != body[-1]:
+            text += f", {_size(rows[body[-1]]):.2g} before the last layer"
+        yield _verdict("vanishing", layer, "activations", text)
     for i, row in enumerate(rows):
         if row.role != "argument" and _size(row) > large:
-            most = max(_size(row) for row in rows[i:])
-            text = f"size {_size(row):.2g}, {most:.2g} at most"
-            return (yield _verdict("exploding", _layer(rows, i), "activations", text))
+            layer, most = _layer(rows, i), max(_size(row) for row in rows[i:])
+            text = f"size {_size(row):.2g} at {layer}, {most:.2g} at most"
+            return (yield _verdict("exploding", layer, "activations", text))
 
 
 def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
@@ -100,16 +104,23 @@ def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
     body = [i for i in range(head) if rows[i].gradient > 0]
     if not body or not last:
         return
-    first = rows[body[0]].gradient
     begin = _last_run(body[::-1], lambda i: rows[i].gradient < last / GRADIENT)
     if begin is not None:
-        text = f"norm {rows[begin].gradient:.2g}, {first:.2g} at the input, {last:.2g} at the end"
+        text = f"norm {last:.2g} at the end, {_gradient(rows, begin)}"
+        if begin != body[0]:
+            text += f", {_gradient(rows, body[0])}"
         yield _verdict("vanishing", _layer(rows, begin), "gradients", text)
     for i in body[::-1]:
         if rows[i].gradient > last * GRADIENT:
             most = max(rows[j].gradient for j in body if j <= i)
-            text = f"norm {rows[i].gradient:.2g}, {most:.2g} at most, {last:.2g} at the end"
+            text = f"norm {last:.2g} at the end, {_gradient(rows, i)}, {most:.2g} at most"
             return (yield _verdict("exploding", _layer(rows, i), "gradients", text))
+
+
+def _gradient(rows: Sequence[Any], index: int) -> str:
+    """How large the gradient is in a row, and which one that is."""
+    where = "the input" if rows[index].role == "argument" else _layer(rows, index)
+    return f"{rows[index].gradient:.2g} at {where}"
 
 
 def _units(rows: Sequence[Any], head: int) -> Iterator[Verdict]:

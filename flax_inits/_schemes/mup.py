@@ -7,16 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from .._base import checks, tables
+from .._base import checks, repeats, tables
 from .._base.errors import listed
-from .._base.types import Array, Key, Path, PyTree, Rules, Where
-from .._tree.forms import Among, describe
+from .._base.tables import Column, Report, Table
+from .._base.types import Array, Key, PyTree, Rules, Where
 from .._tree.paths import flatten, show
-from .._tree.rules import Rule, assign, elsewhere_hint, is_where, parsed
-from ..initializers.combinators.values import scaled
+from .._tree.rules import elsewhere_hint
 from .mup_rows import MupRow, check_axes, shapes
+from .mup_rules import scaled_rules
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -95,7 +94,7 @@ def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> Mup:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Mup:
+class Mup(Report):
     """What `mup` found: one row for each leaf of floats. Made by `mup`."""
 
     rows: tuple[MupRow, ...]
@@ -115,31 +114,7 @@ class Mup:
                 by itself, as `lecun_normal` does; a rule wins no leaf.
             TypeError: an initializer is not callable, or `rules` says only where, or only what.
         """
-        if is_where(rules):
-            plain = rules is None or isinstance(rules, tuple)
-            raise TypeError(
-                "mup.rules needs rules, where -> initializer, such as "
-                "{'**/kernel': flax_inits.normal(0.1)}; "
-                f"got {repr(rules) if plain else describe(rules)}."
-            )
-        paths = [row.path for row in self.rows]
-        structs = [jax.ShapeDtypeStruct(row.shape, jnp.float32) for row in self.rows]
-        chosen = assign(parsed(rules), paths, structs, None, False)
-        left = [
-            show(row.path)
-            for i, row in enumerate(self.rows)
-            if i not in chosen and len(row.shape) > 1 and row.role != "fixed"
-        ]
-        if left:
-            raise ValueError(
-                f"mup.rules has no rule for {listed(left)}, which the width changes: their σ must "
-                "be known. Give each an initializer with the σ of the base model."
-            )
-        found: dict[Any, tuple[Rule, MupRow, list[Path]]] = {}
-        for i, rule in chosen.items():
-            row = self.rows[i]
-            found.setdefault((id(rule), row.stddev), (rule, row, []))[2].append(row.path)
-        return [(_among(of, rule.where), _scaled(rule, row)) for rule, row, of in found.values()]
+        return scaled_rules(rules, self.rows)
 
     def learning_rates(self, tree: PyTree, optimizer: str) -> PyTree:
         """The factor on each leaf's learning rate, as a tree of floats.
@@ -193,36 +168,24 @@ class Mup:
 
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
-    def __str__(self) -> str:
-        table = tables.text(_COLUMNS, [_cells(row) for row in self.rows])
-        return "\n".join(filter(None, (table, self._below())))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        table = tables.html_table(_COLUMNS, [_cells(row) for row in self.rows])
-        return f"{table}<p>{self._below()}</p>"
-
-    def _below(self) -> str:
+    def _table(self) -> Table:
+        lines = repeats.lines(self.rows, lambda row: show(row.path), _cells)
         alike = all(row.role == "fixed" for row in self.rows)
-        return "The target is as wide as the base: all factors are 1." if alike else ""
+        below = "The target is as wide as the base: all factors are 1." if alike else ""
+        return Table(_COLUMNS, [[name, *_cells(rows[0])] for name, rows in lines], below)
 
 
 _COLUMNS = (
-    *((title, tables.LEFT) for title in ("path", "base shape", "shape", "role")),
-    *((title, tables.RIGHT) for title in ("σ", "Adam", "SGD")),
+    Column("path", wraps=True),
+    *map(Column, ("base shape", "shape", "role")),
+    *(Column(title, tables.RIGHT) for title in ("σ", "Adam", "SGD")),
 )
 
 
-def _cells(row: MupRow) -> list[str]:
-    sizes = ["×".join(map(str, shape)) or "()" for shape in (row.base_shape, row.shape)]
-    factors = [f"{factor:.4g}" for factor in (row.stddev, row.adam, row.sgd)]
-    return [show(row.path), *sizes, row.role, *factors]
-
-
-def _among(paths: list[Path], where: Where) -> Among:
-    named = listed(sorted(map(show, paths)), most=2)
-    return Among(frozenset(paths), f"{describe(where)} ({named})")
+def _cells(row: MupRow) -> tuple[str, ...]:
+    """All cells but the path."""
+    factors = (f"{factor:.4g}" for factor in (row.stddev, row.adam, row.sgd))
+    return tables.shape(row.base_shape), tables.shape(row.shape), row.role, *factors
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -233,28 +196,3 @@ def _check_optimizer(optimizer: Any) -> None:
             "optax.scale_by_learning_rate(...))."
         )
     checks.one_of("mup", "optimizer", optimizer, OPTIMIZERS)
-
-
-def _scaled(rule: Rule, row: MupRow) -> Callable[..., Array]:
-    """The rule's initializer times the row's factor; raises if it shrinks by itself."""
-    if row.stddev == 1:
-        return rule.init
-    if _shrinks(rule.init, row.shape[:-2]):
-        raise ValueError(
-            f"The rule for {describe(rule.where)} has {rule.init!r}, which shrinks with the fan-in "
-            "by itself, so that mup would shrink it twice. Give an initializer with a σ of its "
-            "own: the σ of the base model, such as flax_inits.normal(0.02)."
-        )
-    return scaled(rule.init, row.stddev)
-
-
-def _shrinks(init: Callable[..., Array], outer: tuple[int, ...]) -> bool:
-    """Whether σ falls with the fan-in; not so of what has a shape of its own (a mask, blocks)."""
-    try:
-        few, many = (
-            float(jnp.std(init(jax.random.key(0), (*outer, fan_in, 16), jnp.float32)))
-            for fan_in in (64, 1024)
-        )
-    except (TypeError, ValueError):
-        return False
-    return many < few / 2

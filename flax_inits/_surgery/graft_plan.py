@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._base import tables
+from .._base.tables import Column, Report, Table
 from .._base.types import Path, PyTree, Where
 from .._tree.leaves import dtype_of
 from .._tree.paths import flatten, show
@@ -39,15 +41,11 @@ class GraftRow(NamedTuple):
     mismatch="keep"); "unused", "dropped" or "not needed" (random keys, counters) in the donor."""
 
 
-_COLUMNS = (
-    ("target", tables.LEFT),
-    ("shape", tables.LEFT),
-    ("dtype", tables.LEFT),
-    ("source", tables.LEFT),
-    ("its shape", tables.LEFT),
-    ("its dtype", tables.LEFT),
-    ("adapters", tables.LEFT),
-    ("use", tables.LEFT),
+_COLUMNS = tuple(
+    map(
+        Column,
+        ("target", "shape", "dtype", "source", "its shape", "its dtype", "adapters", "use"),
+    )
 )
 
 
@@ -105,27 +103,16 @@ def _goal(path: Path, leaf: Any) -> Goal:
     return Goal(path, shape, dtype, lambda: View(shape, dtype, unread), drawn)
 
 
-class GraftPlan:
+class GraftPlan(Report):
     """What would be taken from where. Prints as a table; `rows` is plain data."""
 
     def __init__(self, rows: Sequence[GraftRow]):
         self.rows = tuple(rows)
 
-    def __str__(self) -> str:
-        table = tables.text(_COLUMNS, [_cells(row) for row in self.rows])
-        return f"{table}\n{self._total()}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        cells = [_cells(row) for row in self.rows]
-        return f"{tables.html_table(_COLUMNS, cells)}<p>{self._total()}</p>"
-
-    def _total(self) -> str:
-        counts: dict[str, int] = {}
-        for row in self.rows:
-            counts[row.use] = counts.get(row.use, 0) + 1
-        return ", ".join(f"{count} {use}" for use, count in counts.items())
+    def _table(self) -> Table:
+        uses = collections.Counter(row.use for row in self.rows)
+        total = ", ".join(f"{count} {use}" for use, count in uses.items())
+        return Table(_COLUMNS, [_cells(row) for row in self.rows], total)
 
 
 def _rows(plan: Planned, names: Sequence[Path], leaves: Sequence[Any]) -> Iterator[GraftRow]:
@@ -177,4 +164,4 @@ def _cells(row: GraftRow) -> list[str]:
 
 
 def _size(shape: tuple[int, ...] | None) -> str:
-    return "" if shape is None else "×".join(map(str, shape)) or "()"
+    return "" if shape is None else tables.shape(shape)

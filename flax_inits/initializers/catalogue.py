@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import importlib
 import inspect
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .._base.tables import plain
+from .._base.tables import Column, Report, Table
+
+_FAMILIES = ("general", "structured", "architectures", "combinators")
+"""In the order in which a reader meets them."""
 
 
 class CatalogueEntry(NamedTuple):
@@ -19,7 +21,7 @@ class CatalogueEntry(NamedTuple):
     """What to import from `flax_inits`."""
 
     family: str
-    """The module that it lives in, as words."""
+    """The folder that it lives in, beside this file."""
 
     summary: str
     """The first line of its docstring."""
@@ -28,21 +30,15 @@ class CatalogueEntry(NamedTuple):
     """Where it comes from; empty where it needs no source."""
 
 
-class Catalogue(tuple[CatalogueEntry, ...]):
+class Catalogue(Report, tuple[CatalogueEntry, ...]):
     """Entries that print as a table, in a terminal, a notebook and Markdown."""
 
     __slots__ = ()
 
-    def __str__(self) -> str:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        kept_whole = (True, True, False, False)
-        for title, whole in zip(CatalogueEntry._fields, kept_whole, strict=True):
-            table.add_column(title, no_wrap=whole, overflow="fold")
-        return plain(table, self, width=120)
-
-    __repr__ = __str__
+    def _table(self) -> Table:
+        whole, text = CatalogueEntry._fields[:2], CatalogueEntry._fields[2:]
+        columns = [*map(Column, whole), *(Column(title, wraps=True) for title in text)]
+        return Table(columns, self, width=120)
 
     def markdown(self) -> str:
         """The table in Markdown, with the references as links where they hold one address."""
@@ -55,19 +51,13 @@ class Catalogue(tuple[CatalogueEntry, ...]):
     def _repr_markdown_(self) -> str:
         return self.markdown()
 
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{field}</th>" for field in CatalogueEntry._fields)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(field)}</td>' for field in entry)}</tr>"
-            for entry in self
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
 
 def catalogue() -> Catalogue:
     """A table of all initializers: name, family, what each does, and its reference.
 
-    It is read off the factories, so that one cannot be missing.
+    It is read off the factories, so that one cannot be missing. Families are "general" (for any
+    layer), "structured" (elements depend on each other), "architectures" (for one architecture)
+    and "combinators" (made of initializers).
 
     Returns:
         A tuple of entries with the fields `name`, `family`, `summary` and `reference`, which prints
@@ -78,16 +68,22 @@ def catalogue() -> Catalogue:
     >>> next(entry.reference for entry in table if entry.name == "hippo_legs")[:24]
     'Gu et al. 2020, HiPPO, h'
     >>> {entry.family for entry in table if entry.name in ("orthogonal", "delta_orthogonal")}
-    {'orthogonal'}
+    {'structured'}
     """
     names = vars(importlib.import_module(__name__.partition(".")[0]))
     found = {value for value in names.values() if getattr(value, "is_factory", False)}
-    return Catalogue(sorted(map(_entry, found), key=lambda entry: (entry.family, entry.name)))
+    return Catalogue(sorted(map(_entry, found), key=_order))
+
+
+def _order(entry: CatalogueEntry) -> tuple[int, str]:
+    families = (*_FAMILIES, entry.family)
+    return families.index(entry.family), entry.name
 
 
 def _entry(factory: Callable[..., Any]) -> CatalogueEntry:
     text = inspect.getdoc(factory) or ""
-    family = inspect.unwrap(factory).__module__.rpartition(".")[2].replace("_", " ").strip()
+    # Not `__module__`, which is what the user imports from.
+    family = inspect.unwrap(factory).__globals__["__package__"].rpartition(".")[2]
     reference = re.search(r"^References?:(.*?)(?=\n\s*\n|\n\S|\Z)", text, re.DOTALL | re.MULTILINE)
     source = " ".join(reference[1].split()) if reference else ""
     return CatalogueEntry(factory.__name__, family, text.partition("\n")[0], source)

@@ -41,7 +41,7 @@ def test_rows_are_plain_data():
         row = rows["/".join(jax.tree_util.keystr((key,), simple=True) for key in path)]
         assert (row.shape, row.dtype) == (leaf.shape, str(leaf.dtype))
         assert row.bytes == row.bytes_per_device == leaf.size * leaf.dtype.itemsize
-        assert row.sharding is None and row.source == "fun"
+        assert row.sharding is None and row.source == "model"
     assert rows["normal/0"].recipe == rows["normal/1"].recipe == "normal"
     assert rows["normal/0"].program == rows["normal/1"].program != rows["uniform"].program
     assert rows["shared/0"].program == rows["shared/1"].program
@@ -214,7 +214,7 @@ def test_rules_are_sources():
     model, x = nn.Sequential([nn.Dense(3), nn.Dense(4)]), jnp.ones((1, 2))
     init = flax_inits.jit_init(model.init, rules={"params/layers_0": flax_inits.constant(1.0)})
     sources = {"/".join(row.path): row.source for row in init.plan(KEY, x).rows}
-    assert sources["params/layers_1/kernel"] == sources["params/layers_1/bias"] == "fun"
+    assert sources["params/layers_1/kernel"] == sources["params/layers_1/bias"] == "model"
     assert sources["params/layers_0/kernel"] != "fun"
     made = init(KEY, x)["params"]
     assert (made["layers_0"]["kernel"] == 1).all()

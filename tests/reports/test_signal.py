@@ -442,7 +442,7 @@ def test_plot(monkeypatch):
     assert "vanishing activations" in above.get_title(loc="left")
     names = [label.get_text() for label in below.get_xticklabels()]
     assert names == [row.layer for row in shown]
-    assert below.get_xlabel().endswith(f": 8 of the table's {len(report.rows)} rows")
+    assert below.get_xlabel().endswith(f": 8 of {len(report.rows)} rows")
     pyplot.close(figure)
     monkeypatch.setattr("flax_inits._reports.plots._MOST_LABELS", 4)  # as of a very deep network
     figure = report.plot()

@@ -1,11 +1,26 @@
 """Repeated blocks as one line: `block_{0..47}/mlp/kernel`."""
 
+import itertools
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 _Row = TypeVar("_Row")
 _NUMBER = re.compile(r"(\d+)")
+MOST = 50
+"""Rows that a table lists one by one, which is about what a screen holds."""
+
+
+def lines(
+    rows: Sequence[_Row],
+    name: Callable[[_Row], str],
+    kind: Callable[[_Row], Hashable],
+    most: int = MOST,
+) -> list[tuple[str, list[_Row]]]:
+    """The lines of a table, with the rows of each; above `most` rows, repeats share a line."""
+    if len(rows) <= most:
+        return [(name(row), [row]) for row in rows]
+    return grouped([(name(row), kind(row), row) for row in rows])
 
 
 def grouped(rows: Sequence[tuple[str, Hashable, _Row]]) -> list[tuple[str, list[_Row]]]:
@@ -47,12 +62,21 @@ def _merged(lines: list[Any], place: int) -> list[Any]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """{0..47}, or {0..3,8,9} with gaps."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    shown = [f"{run[0]}..{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
-    return "{" + ",".join(shown) + "}"
+    """{0..47}, {0,2..46} in steps, or {0..3,8,9} with gaps."""
+    parts = []
+    while numbers:
+        run = _run(numbers)
+        step = run[-1] - run[-2] if len(run) > 1 else 0
+        # A range is worth its dots from three numbers on, or four if it has to show its step.
+        short = len(run) < (3 if step == 1 else 4)
+        first = f"{run[0]}" if short or step == 1 else f"{run[0]},{run[1]}"
+        parts.append(first if short else f"{first}..{run[-1]}")
+        numbers = numbers[1 if short else len(run) :]
+    return "{" + ",".join(parts) + "}"
+
+
+def _run(numbers: Sequence[int]) -> Sequence[int]:
+    """The first numbers that are equally far apart."""
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    end = next((i for i, step in enumerate(steps) if step != steps[0]), len(steps))
+    return numbers[: end + 1]
