@@ -215,7 +215,7 @@ def test_rules_are_sources():
     init = flax_inits.jit_init(model.init, rules={"params/layers_0": flax_inits.constant(1.0)})
     sources = {"/".join(row.path): row.source for row in init.plan(KEY, x).rows}
     assert sources["params/layers_1/kernel"] == sources["params/layers_1/bias"] == "model"
-    assert sources["params/layers_0/kernel"] != "fun"
+    assert sources["params/layers_0/kernel"] != "model"
     made = init(KEY, x)["params"]
     assert (made["layers_0"]["kernel"] == 1).all()
     expected = jax.jit(model.init)(KEY, x)["params"]["layers_1"]["kernel"]

@@ -393,7 +393,7 @@ def test_the_plan_is_data_and_prints():
     rows = {"/".join(row.path): row for row in plan.rows}
     kernel = rows["params/Block_0/MultiHeadDotProductAttention_0/query/kernel"]
     assert (kernel.shape, kernel.dtype, kernel.bytes) == ((8, 2, 4), "float32", 256)
-    assert kernel.recipe == "truncated_normal" and kernel.source == "fun"
+    assert kernel.recipe == "truncated_normal" and kernel.source == "model"
     key = rows["params/Block_0/MultiHeadDotProductAttention_0/key/kernel"]
     assert kernel.program == key.program != rows["params/Dense_0/kernel"].program
     assert rows["params/Block_0/LayerNorm_0/scale"].recipe == "ones"
@@ -414,7 +414,7 @@ def test_rules_reach_into_the_model():
     flat = query.reshape(8, 8)
     np.testing.assert_allclose(flat.T @ flat, np.eye(8), atol=1e-5)
     sources = {row.source for row in init.plan(KEY, X).rows}
-    assert sources == {"fun", "rule, through the module"}
+    assert sources == {"model", "rule, through the module"}
     with pytest.raises(ValueError, match="selects no leaf"):
         flax_inits.jit_init(Stack(1).init, rules={"Dense_0": _ones})(KEY, X)
 
