@@ -10,26 +10,25 @@ from .._base.errors import listed
 from .._base.jax_state import concrete_mesh
 from .._base.types import Path, PyTree
 from .._engine.graph import Input, Value, order
-from .._engine.jaxpr import inner_jaxprs
 from .._engine.placement import is_abstract, placement, replicated
 from .._engine.trace import Traced
 from .._tree.modules import is_module, opened
 from .._tree.paths import flatten, show
-
-_SPREADING = frozenset({"sharding_constraint", "shard_map", "reshard", "mesh_cast"})
-"""Primitives with shardings of their own, which XLA then propagates to other leaves."""
+from .constraints import constrained
 
 
 class OutShardings:
     """One sharding for each leaf: what was `asked` (None: nothing), and `shardings` to use."""
 
     def __init__(self, traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]):
-        inputs, spread = _live(traced.outputs)
-        arrays = [arguments[i] for i in inputs]
+        arrays = [arguments[i] for i in _used(traced.outputs)]
+        constraints = constrained(traced.outputs)
         self.asked = asked
-        default = [_default(value, arrays, asked) for value in traced.outputs]
-        self.shardings = [a or d for a, d in zip(asked, default, strict=True)]
-        self.decided_by_jit = (spread and None in asked) or _mixed(arrays, self.shardings)
+        known = [a or c for a, c in zip(asked, constraints.shardings, strict=True)]
+        default = [_default(value, arrays, known) for value in traced.outputs]
+        self.shardings = [a or d for a, d in zip(known, default, strict=True)]
+        spread = constraints.is_spread and None in asked
+        self.decided_by_jit = spread or _mixed(arrays, self.shardings)
         """Whether only compiling the whole function tells where its leaves are."""
 
 
@@ -112,29 +111,18 @@ def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
     return sharding
 
 
-def _live(values: Sequence[Value]) -> tuple[list[int], bool]:
-    """The positions of arguments that the outputs need, and whether something spreads them."""
+def _used(values: Sequence[Value]) -> list[int]:
+    """The positions of the arguments that the outputs need."""
     nodes = order(values)
     needed = (*values, *(value for node in nodes for value in node.inputs))
-    inputs = sorted({value.index for value in needed if isinstance(value, Input)})
-    return inputs, any(_spreads(node.primitive, node.params) for node in nodes)
+    return sorted({value.index for value in needed if isinstance(value, Input)})
 
 
-def _spreads(primitive: Any, params: dict) -> bool:
-    if primitive.name == "device_put":
-        return any(device is not None for device in params["devices"])
-    return primitive.name in _SPREADING or any(
-        _spreads(equation.primitive, equation.params)
-        for inner in inner_jaxprs(params)
-        for equation in inner.eqns
-    )
-
-
-def _default(value: Value, arrays: Sequence[Any], asked: Sequence[Sharding | None]) -> Any:
+def _default(value: Value, arrays: Sequence[Any], known: Sequence[Sharding | None]) -> Any:
     """Where `jax.jit` puts an output of which nothing is said."""
     mesh = concrete_mesh()
     if mesh is None:
-        beside = next(filter(None, asked), None)
+        beside = next(filter(None, known), None)
         return placement(arrays) if beside is None else replicated(beside)
     if not any(kind == AxisType.Explicit for kind in mesh.axis_types):
         return NamedSharding(mesh, PartitionSpec())

@@ -68,8 +68,10 @@ def test_arguments_sharded_over_a_mesh():
     assert_as_jit(lambda key, x: make(key), KEY, x)  # unused, so of no effect
 
 
-@pytest.mark.parametrize("put", [lax.with_sharding_constraint, jax.device_put])
-def test_constraints_inside_of_the_function(put):
+@pytest.mark.parametrize(
+    ("put", "whole"), [(lax.with_sharding_constraint, False), (jax.device_put, True)]
+)
+def test_constraints_inside_of_the_function(put, whole):
     sharding = NamedSharding(mesh_of(), P("a"))
 
     def constrained(key):
@@ -79,7 +81,7 @@ def test_constraints_inside_of_the_function(put):
         put(normal(key), sharding).sum()
         return make(key)
 
-    assert_as_jit(constrained, KEY, whole=True)
+    assert_as_jit(constrained, KEY, whole=whole)
     assert_as_jit(unused, KEY)
 
 
