@@ -104,7 +104,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("donors", [np.asarray, jnp.asarray, "sharded"], ids=str)
+@pytest.mark.parametrize(
+    "donors", [np.asarray, jnp.asarray, "sharded"], ids=["numpy", "jax", "sharded"]
+)
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 @pytest.mark.parametrize("case", CASES)
 def test_what_an_adapter_makes(case, sharded, donors):
