@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import label
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -195,7 +196,7 @@ class TestStoredShapes:
             fi.stacked(fi.normal(1.0)),
             lambda key, shape, dtype: 0.02 * jax.random.normal(key, shape, dtype),
         ],
-        ids=repr,
+        ids=label,
     )
     def test_an_initializer_that_takes_none(self, net, init):
         fi.reinit(KEY, net[1], {"**/kernel": init})
