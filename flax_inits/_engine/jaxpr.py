@@ -81,3 +81,10 @@ def struct(aval: Any) -> jax.ShapeDtypeStruct:
     """The shape, dtype and weak type of a value in a jaxpr."""
     weak = getattr(aval, "weak_type", False)
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
+
+
+def with_constants(closed: Any, equations: Sequence[Any], constants: Sequence[Any]) -> Any:
+    """A jaxpr with other equations and constants in place of its own."""
+    if hasattr(closed, "jaxpr") and closed.jaxpr is not closed:
+        return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations), consts=constants)
+    return closed.replace(eqns=equations, consts=constants)

@@ -1,18 +1,19 @@
 """From a traced function to jobs: what makes each leaf, and which leaves are made together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jax.sharding import Sharding
 
 from .evaluate import vectorized
 from .fallback import Whole, caught
-from .graph import Node, Output, Value, order
+from .graph import Output, Value
 from .host import HostComputable
-from .placement import on_host
+from .placement import on_host, replicated
 from .programs import Compiled, Pooled
 from .recipe import Filled, Given, Job
 from .rounding import rounding_safe
 from .row_pattern import match
+from .sharing import Numbering, groups
 from .signature import Signer
 from .trace import Traced
 
@@ -31,61 +32,83 @@ def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Jo
 
 
 def plan(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job]:
-    """The jobs that make the outputs at the positions in `shardings`, each laid out as it says."""
+    """The jobs that make the outputs at the positions in `shardings`, each laid out as it says.
+
+    They also make other outputs, where the bits of those depend on it.
+    """
     planner = _Planner(traced)
-    values = {i: planner.safest(i) for i in shardings}
-    return [
-        planner.job([values[i] for i in group], [shardings[i] for i in group], tuple(group))
-        for group in _groups(values, planner.computable)
-    ]
+    jobs: list[Job] = []
+    for group in planner.groups():
+        wanted = [i for i in group if i in shardings]
+        if not wanted:
+            continue
+        if planner.are_alike(group):
+            jobs += [planner.alone(i, shardings[i]) for i in wanted]
+            continue
+        beside = replicated(shardings[wanted[0]])
+        laid_out = [shardings[i] if i in shardings else beside for i in group]
+        values = [traced.as_written[i] for i in group]
+        jobs.append(planner.compiled(values, laid_out, tuple(group), fused=False))
+    return jobs
 
 
 class _Planner:
     """Finds the recipes of one traced function."""
 
     def __init__(self, traced: Traced):
-        self._traced, self._signer = traced, Signer()
-        self.computable = HostComputable()
+        self._traced, self._signer, self._computable = traced, Signer(), HostComputable()
+        self._numbering = Numbering(self._computable, self._signer)
 
-    def safest(self, position: int) -> Value:
-        """A leaf with calls inlined where that cannot change how XLA rounds it, else with them."""
+    def groups(self) -> list[list[int]]:
+        """Positions of leaves that share work; the others stand alone."""
+        return groups(list(map(self._numbering.work, self._traced.outputs)))
+
+    def are_alike(self, group: Sequence[int]) -> bool:
+        """Whether all leaves of a group are one value: then each is made for itself."""
+        values = [self._traced.outputs[i] for i in group]
+        return len(values) == 1 or len(set(map(self._numbering.number, values))) == 1
+
+    def alone(self, position: int, sharding: Sharding | None) -> Job:
+        """What makes one leaf that shares no work."""
         value = self._traced.outputs[position]
-        if _is_scan(value) or rounding_safe(value, self.computable):
-            return value
-        return self._traced.with_calls[position]
+        # Calls are inlined only where that cannot change how XLA rounds.
+        if not _is_scan(value) and not rounding_safe(value, self._computable):
+            value = self._traced.with_calls[position]
+        job = self._without_own_program(value, sharding, position)
+        if job is not None:
+            return job
+        fused = rounding_safe(_batched(value), self._computable)
+        return self.compiled([value], [sharding], (position,), fused)
 
-    def job(
-        self, values: list[Value], shardings: list[Sharding | None], positions: tuple[int, ...]
-    ) -> Job:
-        """What makes one leaf, or several together."""
-        alone = self._alone(values[0], shardings[0], positions) if len(values) == 1 else None
-        return alone or self._compiled(values, shardings, positions)
-
-    def _alone(
-        self, value: Value, sharding: Sharding | None, positions: tuple[int, ...]
+    def _without_own_program(
+        self, value: Value, sharding: Sharding | None, position: int
     ) -> Job | None:
         """What makes one leaf without a program of its own, if anything does."""
-        token = self._signer.token
+        token, positions = self._signer.token, (position,)
         if on_host(sharding):
             batched = _batched(value)
-            fill = self.computable.fill(batched)
+            fill = self._computable.fill(batched)
             if fill is not None:
                 return Job(Filled(token(fill), batched, sharding, fill), (), positions)
             fits = 0 < value.aval.size <= LARGEST_POOLED
-            form = match(batched, self.computable, self._signer) if fits else None
+            form = match(batched, self._computable, self._signer) if fits else None
             if form is not None:
                 pooled = Pooled(token(form.factor), value, sharding, form)
                 return Job(pooled, (form.key,), positions)
         if Given.fits(value, sharding):
-            signed, given = self._signer.program([value], self.computable.is_key)
+            signed, given = self._signer.program([value], self._computable.is_key)
             return Job(Given(signed, value, sharding), tuple(given), positions)
         return None
 
-    def _compiled(
-        self, values: list[Value], shardings: list[Sharding | None], positions: tuple[int, ...]
+    def compiled(
+        self,
+        values: Sequence[Value],
+        shardings: Sequence[Sharding | None],
+        positions: tuple[int, ...],
+        fused: bool,
     ) -> Job:
-        token, given = self._signer.program(values, self.computable.is_key)
-        fused = all(rounding_safe(_batched(value), self.computable) for value in values)
+        """What makes leaves by a program of their own."""
+        token, given = self._signer.program(values, self._computable.is_key)
         recipe = Compiled(token, values, shardings, given, fused)
         return Job(recipe, recipe.given, positions)
 
@@ -99,28 +122,3 @@ def _batched(value: Value) -> Value:
     if isinstance(value, Output) and _is_scan(value):
         return vectorized(value) or value
     return value
-
-
-def _groups(values: Mapping[int, Value], computable: HostComputable) -> list[list[int]]:
-    """Positions that share a costly node must be computed together; the others stand alone."""
-    owner: dict[Node, int] = {}
-    parent = {i: i for i in values}
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, value in values.items():
-        for node in _costly_nodes(value, computable):
-            parent[root(i)] = root(owner.setdefault(node, i))
-    groups: dict[int, list[int]] = {}
-    for i in values:
-        groups.setdefault(root(i), []).append(i)
-    return list(groups.values())
-
-
-def _costly_nodes(value: Value, computable: HostComputable) -> list[Node]:
-    nodes = order([value], computable.is_key)
-    return [node for node in nodes if node.name != "broadcast_in_dim" and node.size > 1]

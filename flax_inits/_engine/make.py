@@ -15,6 +15,7 @@ from .execute import execute
 from .fallback import CLOSES_OVER_TRACERS, Whole
 from .host import HostEvaluator
 from .jobs import jobs_of
+from .placement import replicated
 from .trace import Traced, trace
 
 _NEEDS_VALUES = (
@@ -30,6 +31,8 @@ def compute(
 ) -> dict[int, Array] | None:
     """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`.
 
+    Others of `fun(key)` are made only where the bits of these depend on it.
+
     None if `fun` closes over tracers: then only the caller's trace can compute it.
     """
     traced = traceable(fun, key)
@@ -43,7 +46,8 @@ def compute(
             if isinstance(jobs, Whole):
                 made.update(compute_whole(fun, key, shardings))
             else:
-                made.update(execute([job.of(evaluator) for job in jobs]))
+                new = execute([job.of(evaluator) for job in jobs])
+                made.update((i, new[i]) for i in shardings)
     return arrived(made, places)
 
 
@@ -85,13 +89,19 @@ def _together(
 def compute_whole(
     fun: Callable[[Key], Sequence[Any]], key: Key, shardings: Mapping[int, Sharding | None]
 ) -> dict[int, Array]:
-    """The leaves by one program, as `jax.jit` compiles it, or by none if it cannot."""
+    """The leaves by one program, as `jax.jit` compiles it, or by none if it cannot.
+
+    It makes all that `fun` returns, because XLA may round a leaf by what stands beside it.
+    """
     key = _uncommitted(key)
-    jitted = jax.jit(
-        lambda key: [fun(key)[i] for i in shardings], out_shardings=list(shardings.values())
-    )
+    beside = replicated(next(iter(shardings.values())))
+
+    def whole(key: Key) -> tuple[dict[int, Any], dict[int, Any]]:
+        made = dict(enumerate(fun(key)))
+        return {i: made.pop(i) for i in shardings}, made
+
     try:
-        return dict(zip(shardings, jitted(key), strict=True))
+        return jax.jit(whole, out_shardings=(dict(shardings), beside))(key)[0]
     except _NEEDS_VALUES:
         made = fun(key)
         return {i: jax.device_put(made[i], sharding) for i, sharding in shardings.items()}

@@ -35,8 +35,13 @@ _SHORT = 6
 def rounding_safe(value: Value, computable: HostComputable) -> bool:
     """Whether a leaf may be compiled apart, with calls inlined and bits fused."""
     nodes = order([value], computable.is_key)
-    known = all(node.name in SAFE or node.size == 1 for node in nodes)
+    known = all(node.name in SAFE or is_scalar(node) for node in nodes)
     return known and rounds_alike_when_fused(nodes)
+
+
+def is_scalar(node: Node) -> bool:
+    """Whether a node computes numbers from numbers: no sum or maximum of an array."""
+    return node.size == 1 and all(value.aval.size == 1 for value in node.inputs)
 
 
 def rounds_alike_when_fused(nodes: Sequence[Node]) -> bool:

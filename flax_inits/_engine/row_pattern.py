@@ -13,7 +13,7 @@ from .graph import RESHAPES, Input, Node, Output, Value, order
 from .host import HostComputable
 from .jaxpr import inner_jaxprs
 from .key_words import is_threefry_dtype
-from .rounding import ELEMENTWISE, rounds_alike_when_fused
+from .rounding import ELEMENTWISE, SAFE, is_scalar, rounds_alike_when_fused
 from .signature import Signer
 
 _BOUNDED = frozenset({"max", "min", "clamp"})
@@ -69,7 +69,9 @@ class RowPattern:
         full = [v for v in node.inputs if self._is_full(v)]
         if not full:
             single = not node.primitive.multiple_results and not inner_jaxprs(node.params)
-            return single and (node.avals[0].size == 1 or node.name == "broadcast_in_dim")
+            simple = node.name in SAFE or is_scalar(node)
+            narrow = node.avals[0].size == 1 or node.name == "broadcast_in_dim"
+            return single and simple and narrow
         self._full.add(node)
         if any(v.aval.size != self._size for v in (*full, Output(node, 0))):
             return False
@@ -120,10 +122,13 @@ class RowPattern:
         numbers: dict[Value, Token] = {self.key: 0}
         body: list[Token] = []
 
-        def name(value: Value) -> Token:
+        def name(value: Any) -> Token:
             if value in numbers:
                 return numbers[value]
-            return ("constant", signer.token(known_scalar(value)), value.aval.dtype)
+            known = known_scalar(value)
+            if known is None:  # a table, of which a scalar is cut
+                return ("table", signer.token(value.value), value.aval)
+            return ("constant", signer.token(known), value.aval.dtype)
 
         for node in order([output], lambda v: v == self.key or known_scalar(v) is not None):
             value = Output(node, 0)

@@ -13,7 +13,7 @@ from jax import lax
 
 from .._base import bits
 from .evaluate import bind
-from .graph import RESHAPES, Output, Value, order
+from .graph import RESHAPES, Constant, Output, Value, order
 from .host import HostComputable, HostEvaluator
 from .row_pattern import RowForm
 
@@ -73,7 +73,9 @@ def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
         return lax.broadcast(scalar, shape)
 
     def filled(value: Value) -> Any:
-        """A scalar in the shape that its node expects."""
+        """A scalar in the shape that its node expects, or the table that it is cut from."""
+        if isinstance(value, Constant) and value.aval.size != 1:
+            return value.value
         return (
             scalars[value] if value in scalars else np.full(value.aval.shape, known_scalar(value))
         )

@@ -1,6 +1,8 @@
 """Arithmetic on scalars, on the host, where NumPy and XLA cannot but agree."""
 
+import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,17 +28,65 @@ def computed(node: Node, inputs: Sequence[Any]) -> Any:
     if node.name in RESHAPES:
         return inputs[0]
     dtype = np.dtype(node.avals[0].dtype)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
         if node.name == "convert_element_type":
-            return inputs[0].astype(dtype) if _casts_alike(inputs[0].dtype, dtype) else None
+            return cast(inputs[0], dtype)
         exact = dtype in (np.float32, np.float64) and all(v.dtype == dtype for v in inputs)
         if not exact or node.name not in _EXACT:
             return None
-        return dtype.type(_EXACT[node.name](*inputs))
+        result = dtype.type(_EXACT[node.name](*inputs))
+        return result if _is_one_number(result) else None
 
 
-def _casts_alike(source: np.dtype, target: np.dtype) -> bool:
-    """Whether NumPy casts as XLA does: not where one wraps and the other saturates."""
-    if jnp.issubdtype(target, jnp.floating):
-        return target.itemsize > 1 and jnp.issubdtype(source, jnp.number)
-    return np.can_cast(source, target, "safe")
+def cast(scalar: Any, target: np.dtype) -> Any:
+    """The scalar as `target`; None where NumPy and XLA may cast it in two ways.
+
+    They agree where the value is kept, and where it is rounded once: NumPy goes through float32 on
+    the way from integers and float64 to bfloat16. Beyond the range one wraps, the other saturates.
+    """
+    source = scalar.dtype
+    if source == target:
+        return scalar
+    if target.kind == "b" or not (_is_real(source) and _is_real(target)):
+        return None
+    result = scalar.astype(target)
+    if not _is_one_number(result) or not _is_one_number(scalar):
+        return None
+    once = (source, target) in _ROUNDED_ONCE
+    return result if once or _equal(scalar, result) else None
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return dtype.itemsize > 1
+    return dtype.kind == "b" or jnp.issubdtype(dtype, jnp.integer)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two finite numbers are equal, as fractions of integers."""
+    if not (np.isfinite(one) and np.isfinite(other)):
+        return False
+    zeros = bool(one == 0) and bool(other == 0)
+    return _same_sign(one, other) if zeros else Fraction(one.tolist()) == Fraction(other.tolist())
+
+
+def _same_sign(one: Any, other: Any) -> bool:
+    return bool(np.signbit(float(one)) == np.signbit(float(other)))
+
+
+def _is_one_number(value: Any) -> bool:
+    """Whether all agree on its bits: not a NaN, which has many, nor what may be flushed to zero."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return True
+    smallest = jnp.finfo(value.dtype).smallest_normal
+    return not np.isnan(value) and bool(value == 0 or abs(value) >= smallest)
+
+
+_ROUNDED_ONCE = {
+    (np.dtype(np.float32), np.dtype(jnp.bfloat16)),
+    (np.dtype(np.float32), np.dtype(np.float16)),
+    (np.dtype(np.float64), np.dtype(np.float32)),
+    (np.dtype(np.int32), np.dtype(np.float32)),
+    (np.dtype(np.uint32), np.dtype(np.float32)),
+}
+"""Casts that round to nearest in one step, in NumPy as in XLA."""

@@ -81,6 +81,8 @@ class Signer:
         """A stand-in for any one value."""
         if isinstance(value, float):
             return ("float", struct.pack("<d", value))
+        if isinstance(value, complex):
+            return ("complex", struct.pack("<dd", value.real, value.imag))
         if hasattr(value, "dtype") and hasattr(value, "__array__"):
             return self._array(value)
         if isinstance(value, tuple | list):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from .copies import Copies
 from .graph import Constant, Input, Node, Output, Value
 from .jaxpr import CALLS, Literal, is_plain_call, live, opened
 from .scans import mapped
@@ -23,6 +24,7 @@ class Traced:
     def __init__(self, jaxpr: Any, constants: Sequence[Any], shape: Any):
         self._jaxpr, self._constants = jaxpr, constants
         self.inputs = tuple(Input(i, var.aval) for i, var in enumerate(jaxpr.invars))
+        self._copies = Copies()
         self.shape = shape
         """The output as a tree of `jax.ShapeDtypeStruct`."""
 
@@ -36,15 +38,25 @@ class Traced:
         """Whether the function can only be called where it stands."""
         return any(isinstance(constant, Tracer) for constant in self._constants)
 
+    def _flattened(self, inline: bool = True, split: bool = True) -> list[Value]:
+        outputs = flatten(self._jaxpr, self._constants, self.inputs, inline=inline, split=split)
+        self._copies.freeze(outputs)
+        return outputs
+
     @functools.cached_property
     def outputs(self) -> list[Value]:
         """The output leaves, with every call inlined."""
-        return flatten(self._jaxpr, self._constants, self.inputs)
+        return self._flattened()
 
     @functools.cached_property
     def with_calls(self) -> list[Value]:
         """The output leaves, with calls as single nodes: XLA may round otherwise without them."""
-        return flatten(self._jaxpr, self._constants, self.inputs, inline=False)
+        return self._flattened(inline=False)
+
+    @functools.cached_property
+    def as_written(self) -> list[Value]:
+        """The output leaves, with calls and whole scans as single nodes."""
+        return self._flattened(inline=False, split=False)
 
 
 def trace(fun: Callable[..., Any], *args: Any) -> Traced:
@@ -59,6 +71,7 @@ def flatten(
     arguments: Sequence[Value],
     used: Sequence[bool] | None = None,
     inline: bool = True,
+    split: bool = True,
     origin: str | None = None,
 ) -> list:
     """The outputs of `jaxpr` as values over `arguments`; where `used` is False, None."""
@@ -73,7 +86,7 @@ def flatten(
         inputs = [read(atom) for atom in equation.invars]
         if inline and is_plain_call(equation):
             outputs = _inlined(equation, inputs, wanted, origin)
-        elif equation.primitive.name == "scan":
+        elif split and equation.primitive.name == "scan":
             outputs = _scan(equation, inputs, wanted, jaxpr)
         else:
             outputs = _outputs(Node(equation, inputs, origin))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 from jax.core import Tracer
 
 from .._base.jax_state import tracing
@@ -176,7 +177,7 @@ def _by_init_fn(
     init_fn: Callable[[Key], PyTree],
     allow_unmatched: bool,
 ) -> _New:
-    """The chosen leaves of `init_fn(key)`; nothing else of it is computed."""
+    """The chosen leaves of `init_fn(key)`, and of the others what shares work with them."""
     if not callable(init_fn):
         raise TypeError(f"init_fn must be a callable key -> tree, got {init_fn!r}.")
     # () is the path of a tree of one leaf; without init_fn it is no rules.
@@ -189,14 +190,21 @@ def _by_init_fn(
     chosen = list(found)
 
     def values(key: Key) -> list[Array]:
-        return picked(init_fn(key), tree.paths, tree.leaves, chosen)
+        """The chosen leaves, and after them the others, which may share work with them."""
+        made = init_fn(key)
+        new = picked(made, tree.paths, tree.leaves, chosen)
+        own = {tree.paths[i] for i in chosen}
+        others = zip(*flatten(made)[:2], strict=True)
+        beside = [leaf for path, leaf in others if path not in own and isinstance(leaf, jax.Array)]
+        return [*new, *beside]
 
     if not tracing() and not isinstance(key, Tracer):
         places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
         made = compute(values, key, dict(enumerate(places)))
         if made is not None:
             return {i: made[place] for place, i in enumerate(chosen)}, parts
-    laid = [laid_out(v, tree.leaves[i]) for i, v in zip(chosen, values(key), strict=True)]
+    new = values(key)[: len(chosen)]
+    laid = [laid_out(v, tree.leaves[i]) for i, v in zip(chosen, new, strict=True)]
     return dict(zip(chosen, laid, strict=True)), parts
 
 
