@@ -57,9 +57,14 @@ def arrived(made: Mapping[int, Array], places: Mapping[int, Placement]) -> dict[
 
 
 def _brought(leaf: Array, place: Placement) -> Array:
-    if not leaf.committed if place.sharding is None else leaf.sharding == place.sharding:
+    if place.sharding is not None and leaf.sharding == place.sharding:
         return leaf
     with placed_at(place):
+        if place.sharding is None and not leaf.committed:
+            # What a program was traced under stays part of the type of what it makes, and another
+            # type would cost the caller's next step a trace.
+            mesh = jax.typeof(leaf).sharding.mesh
+            return leaf if mesh.empty else cast(jax.device_put(np.asarray(leaf)), leaf)
         return cast(copied(leaf, place), leaf)
 
 

@@ -340,7 +340,7 @@ def test_a_new_factory_appears_by_itself(monkeypatch):
         """
         return fi.zeros().draw
 
-    monkeypatch.setattr(fi.initializers, "made_up", initializer(made_up), raising=False)
+    monkeypatch.setattr(fi, "made_up", initializer(made_up), raising=False)
     entry = next(entry for entry in fi.catalogue() if entry.name == "made_up")
     assert entry[2:] == ("Zeros, once more.", "Nobody et al. 2026, Nothing")
 
@@ -349,7 +349,7 @@ def test_catalogue_prints():
     table = fi.catalogue()
     lines = str(table).splitlines()
     assert lines[0].split() == ["name", "family", "summary", "reference"]
-    starts = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    starts = [line.split()[0] for line in lines[2:] if not line.startswith(" ")]
     assert starts == [entry.name for entry in table]
     assert repr(table) == str(table) and max(map(len, lines)) <= 120
     markdown = table.markdown().splitlines()
