@@ -210,9 +210,11 @@ def test_lifted_shared_and_odd_modules():
             "shared (2)",
         ]
         assert {"jitted", "norm", "drop", "cell/hf", "cell/0/0", "cell/0/1"} <= set(names)
-        assert [row.path for row in report.rows if row.result] == [
-            ("cell", "0", "0"),
-            ("cell", "0", "1"),
+        # The cell returns its hidden state twice: as part of the carry, and as the output.
+        assert [(row.path, row.same_as) for row in report.rows if row.result] == [
+            (("cell", "0", "0"), None),
+            (("cell", "0", "1"), None),
+            (("cell", "1"), "cell/0/1"),
         ]
     drop = next(row for row in report.rows if row.layer == "drop")
     assert 0.4 < drop.zeros < 0.6
@@ -531,3 +533,18 @@ def test_errors_of_the_network_say_where():
         flax_inits.signal(model, model.init(KEY, X), X[:, :5])
     note = "while signal traced Dense.apply with the inputs given to it"
     assert note in caught.value.__notes__
+
+
+def test_modules_that_return_what_a_child_made_have_a_row():
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dropout(0.5, deterministic=True, name="drop")(nn.Dense(64, name="out")(x))
+
+    report = of(nn.Sequential([Inner(), nn.Dense(4)]))
+    rows = {row.layer: row for row in report.rows}
+    made = rows["layers_0/out"]
+    for layer in ("layers_0", "layers_0/drop"):
+        assert rows[layer].same_as == made.layer and rows[layer].std == made.std
+    assert made.same_as is None and "layers_0 = out " in str(report)
+    assert "x = y: x returns what y made." in str(report)
