@@ -18,7 +18,7 @@ from .jaxpr import struct
 from .key_words import impl_of
 from .memory import is_plain, memory_of, misaligned, owned
 from .placement import is_abstract, on_cpu
-from .recipe import Job, Recipe, constants_of
+from .recipe import Job, Recipe, constants_of, nbytes
 from .rounding import SAFE
 from .row_pattern import RowForm
 
@@ -82,8 +82,8 @@ class Pooled(Programmed):
         count = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
         key = (self.shared_by, count, configuration())
         lower = functools.partial(_lower_rows, self.form, count)
-        nbytes = sum(constant.aval.size for constant in constants_of([self.form.output]))
-        return Program(key, lower, functools.partial(_run_rows, count), jobs, _WIDE, nbytes)
+        held = nbytes(constants_of([self.form.output]))
+        return Program(key, lower, functools.partial(_run_rows, count), jobs, _WIDE, held)
 
 
 class Compiled(Programmed):
@@ -112,10 +112,9 @@ class Compiled(Programmed):
         nodes = order(self.outputs, set(self.given).__contains__)
         elementwise = self.fused and all(node.name in SAFE for node in nodes)
         options = _WIDE if elementwise and all(map(on_cpu, self.shardings)) else {}
-        constants = constants_of(self.outputs, self.given)
-        nbytes = sum(getattr(constant.value, "nbytes", 0) for constant in constants)
+        held = nbytes(constants_of(self.outputs, self.given))
         key = (self.shared_by, configuration())
-        return Program(key, self.lower, _run_each, jobs, options, nbytes)
+        return Program(key, self.lower, _run_each, jobs, options, held)
 
     def lower(self) -> Any:
         """The program, lowered for its own shapes and shardings."""

@@ -127,3 +127,8 @@ def constants_of(outputs: Sequence[Value], given: Sequence[Value] = ()) -> list[
     nodes = order(outputs, set(given).__contains__)
     values = {*outputs, *(value for node in nodes for value in node.inputs)}
     return [value for value in values if isinstance(value, Constant)]
+
+
+def nbytes(constants: Sequence[Constant]) -> int:
+    """Bytes of the arrays among constants."""
+    return sum(getattr(constant.value, "nbytes", 0) for constant in constants)

@@ -109,6 +109,18 @@ def test_figures_come_with_their_command():
         assert all((ROOT / script).exists() for script in scripts)
 
 
+def test_the_architecture_is_told_in_names_of_the_code():
+    page = text_of(str(GUIDE / "architecture.md"))
+    sources = "\n".join(file.read_text() for file in (ROOT / "flax_inits").rglob("*.py"))
+    known = set(re.findall(r"\w+", sources))
+    known |= {part.stem for part in (ROOT / "flax_inits").rglob("*")}
+    quoted = set(re.findall(r"`([^`\n]+)`", page)) - {"jax.jit", "log1p", "__init__.py"}
+    files = {name for name in quoted if "/" in name}
+    lost = [f for f in files if not ((ROOT / f).exists() or (ROOT / "flax_inits" / f).exists())]
+    names = {name for text in quoted - files for name in re.findall(r"\w+", text)}
+    assert len(names) > 40 and not lost and not names - known
+
+
 COMING_FROM = str(GUIDE / "coming-from.md")
 
 
