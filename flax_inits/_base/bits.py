@@ -144,7 +144,7 @@ def words_to_bits(x0: Array, x1: Array, bit_width: int) -> Array:
     if bit_width != 64:
         return lax.convert_element_type(lax.bitwise_xor(x0, x1), dtype)
     high, low = lax.convert_element_type(x0, dtype), lax.convert_element_type(x1, dtype)
-    return lax.bitwise_or(lax.shift_left(high, np.uint64(32)), low)
+    return lax.bitwise_or(lax.shift_left(high, lax.full_like(high, 32)), low)
 
 
 _FUSED = extend_random.define_prng_impl(

@@ -1,6 +1,7 @@
 """What of JAX's state decides how something is made: its configuration, and the mesh in use."""
 
 from collections.abc import Hashable
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +19,22 @@ def configuration() -> tuple[Hashable, ...]:
     # JAX keeps one trace for each state of what matters to tracing, the types of the mesh's axes
     # included; which one it returns tells the states apart. The rest it looks up later.
     config = jax.config
-    trace = _nothing.trace().jaxpr
-    return trace, config.jax_default_device, config.jax_default_prng_impl, concrete_mesh()
+    trace, device = _nothing.trace().jaxpr, config.jax_default_device
+    kinds = config.jax_default_prng_impl, config.jax_explicit_x64_dtypes
+    return trace, device, *kinds, concrete_mesh()
+
+
+def explicit_x64() -> str:
+    """What JAX does where a 64-bit dtype is asked for: "allow", "warn" or "error"."""
+    if jax.config.jax_enable_x64:
+        return "allow"
+    mode: Any = jax.config.jax_explicit_x64_dtypes
+    return mode.name.lower()
+
+
+def only_explicit_x64() -> bool:
+    """Whether values have 64 bits where a user names such a dtype, and nowhere else."""
+    return not jax.config.jax_enable_x64 and explicit_x64() == "allow"
 
 
 def concrete_mesh() -> Mesh | None:

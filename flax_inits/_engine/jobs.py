@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from jax.sharding import Sharding
 
+from .._base.jax_state import only_explicit_x64
 from .evaluate import vectorized
 from .fallback import Whole, caught
 from .graph import Output, Value
@@ -25,6 +26,8 @@ def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Jo
     """The jobs for the outputs in `shardings`, or why the function must run as it stands."""
     if not traced.pure:
         return Whole("it has effects")
+    if only_explicit_x64() and traced.is_wide:
+        return Whole("it makes 64-bit values without jax_enable_x64")
     try:
         return plan(traced, shardings)
     except Exception:  # jaxprs have no stability promise; jax.jit always works.

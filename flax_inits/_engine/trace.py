@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from .copies import Copies
 from .graph import Constant, Input, Node, Output, Value
-from .jaxpr import CALLS, Literal, is_plain_call, live, opened
+from .jaxpr import CALLS, Literal, inner_jaxprs, is_plain_call, live, opened
 from .scans import mapped
 
 
@@ -38,6 +38,11 @@ class Traced:
         """Whether the function can only be called where it stands."""
         return any(isinstance(constant, Tracer) for constant in self._constants)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it computes with numbers of 64 bits (or complex ones of twice as many)."""
+        return _is_wide(self._jaxpr)
+
     def _flattened(self, inline: bool = True, split: bool = True) -> list[Value]:
         outputs = flatten(self._jaxpr, self._constants, self.inputs, inline=inline, split=split)
         self._copies.freeze(outputs)
@@ -57,6 +62,17 @@ class Traced:
     def as_written(self) -> list[Value]:
         """The output leaves, with calls and whole scans as single nodes."""
         return self._flattened(inline=False, split=False)
+
+
+def _is_wide(jaxpr: Any) -> bool:
+    made = [var for equation in jaxpr.eqns for var in equation.outvars]
+    if any(str(var.aval.dtype) in _WIDE for var in (*made, *jaxpr.constvars, *jaxpr.outvars)):
+        return True
+    inner = (body for equation in jaxpr.eqns for body in inner_jaxprs(equation.params))
+    return any(_is_wide(opened(body)[0]) for body in inner)
+
+
+_WIDE = frozenset({"float64", "int64", "uint64", "complex128"})
 
 
 def trace(fun: Callable[..., Any], *args: Any) -> Traced:

@@ -222,3 +222,22 @@ def test_incompatible_devices_as_jit_says():
     key, x = jax.device_put(KEY, jax.devices()[2]), jax.device_put(jnp.ones(4), jax.devices()[3])
     with pytest.raises(ValueError, match="Received incompatible devices for jitted computation"):
         flax_inits.jit_init(lambda key, x: (normal(key), x))(key, x)
+
+
+@pytest.mark.parametrize("shape", ["one", "full", "with None"])
+def test_an_output_that_holds_none(shape):
+    """As a layer without a bias may return it."""
+
+    def init(key):
+        return {"kernel": jax.random.normal(key, (8, 4)), "bias": None}
+
+    spread = NamedSharding(jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,)), P("x"))
+    asked = {
+        "one": spread,
+        "full": {"kernel": spread, "bias": spread},
+        "with None": {"kernel": spread, "bias": None},
+    }[shape]
+    made = flax_inits.jit_init(init, out_shardings=asked)(jax.random.key(0))
+    expected = jax.jit(init, out_shardings=asked)(jax.random.key(0))
+    assert made["bias"] is None and made["kernel"].sharding == expected["kernel"].sharding
+    np.testing.assert_array_equal(made["kernel"], expected["kernel"])

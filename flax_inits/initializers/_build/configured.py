@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import bits
+from ..._base.jax_state import explicit_x64
 from .call import run
 from ..._base.types import Array
 from ..._base.types import DType
@@ -128,6 +129,13 @@ class Configured:
             kinds = " or ".join(kind.__name__ for kind in self.draw.kinds)
             raise TypeError(f"{self!r} makes arrays of {kinds} dtypes, got dtype={dtype.name!r}.")
         if isinstance(given, np.dtype) and given != dtype:
+            if explicit_x64() != "warn":
+                # "allow" is for JAX's own functions, whose operands it widens one by one.
+                raise ValueError(
+                    f"{self!r} makes {given.name} only with jax_enable_x64: set "
+                    "jax.config.update('jax_enable_x64', True), or ask for "
+                    f"{dtype.name}."
+                )
             warnings.warn(
                 f"{self!r} makes {dtype.name} where {given.name} was asked for; set "
                 "jax.config.update('jax_enable_x64', True) to have 64-bit dtypes.",
