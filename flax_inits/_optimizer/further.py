@@ -71,25 +71,50 @@ def _has_params(tree: Any) -> TypeGuard[Mapping[str, PyTree]]:
     return isinstance(tree, Mapping) and "params" in tree
 
 
-def statistics(
+def statistics_of_state(
     key: Key, tree: PyTree, params: PyTree, changed: Changed, init_fn: Callable | None
 ) -> PyTree:
     """`batch_stats` with those of new modules fresh, if `init_fn` makes them; else a warning."""
+
+    def made(stale: list[Path]) -> Callable[[Key], PyTree] | None:
+        fun = init_fn
+        if fun is None or "batch_stats" not in _collections(fun, key):
+            return None
+        return lambda key: fun(key)["batch_stats"]
+
+    return statistics(key, tree, paths(params), changed, made, _ADVICE)
+
+
+_ADVICE = (
+    "Give an init_fn that returns all variables, lambda key: model.init(key, x), or say what they "
+    "get: extra={'batch_stats': {'**/mean': flax_inits.zeros(), '**/var': flax_inits.ones()}}."
+)
+
+
+def statistics(
+    key: Key,
+    tree: PyTree,
+    known: list[Path],
+    changed: Changed,
+    made: Callable[[list[Path]], Callable[[Key], PyTree] | None],
+    advice: str,
+) -> PyTree:
+    """Running statistics, with those of new modules fresh by what `made` gives for their paths.
+
+    If that is None, they stay, with a warning that ends with `advice`. `known` are the params of
+    the model.
+    """
     names, _, treedef = flatten(tree)
-    known = paths(params)
     new = {path for path, part in changed.items() if part is None}
     stale = [_is_below_new_module(name, known, new) for name in names]
-    if not any(stale):
+    chosen = [name for name, is_stale in zip(names, stale, strict=True) if is_stale]
+    if not chosen:
         return tree
-    if init_fn is not None and "batch_stats" in _collections(init_fn, key):
-        where = treedef.unflatten(stale)
-        return reinit(key, tree, where, init_fn=lambda key: init_fn(key)["batch_stats"])
-    shown = [show(name) for name, is_stale in zip(names, stale, strict=True) if is_stale]
+    if (init_fn := made(chosen)) is not None:
+        return reinit(key, tree, treedef.unflatten(stale), init_fn=init_fn)
     warnings.warn(
-        f"The statistics {listed(shown)} in batch_stats stay as they were, though the params of "
-        "their modules are new. Give an init_fn that returns all variables, lambda key: "
-        "model.init(key, x), or say what they get: extra={'batch_stats': {'**/mean': "
-        "flax_inits.zeros(), '**/var': flax_inits.ones()}}.",
+        f"The statistics {listed([show(name) for name in chosen])} stay as they were, though the "
+        f"params of their modules are new. {advice}",
         stacklevel=outside(),
     )
     return tree
@@ -97,7 +122,7 @@ def statistics(
 
 def _is_below_new_module(name: Path, known: list[Path], new: set[Path]) -> bool:
     """Whether all params of the innermost module around a statistic that has any are new."""
-    for size in range(len(name) - 1, 0, -1):
+    for size in range(len(name) - 1, -1, -1):
         below = [path for path in known if path[:size] == name[:size]]
         if below:
             return new.issuperset(below)

@@ -1,14 +1,27 @@
-"""What an NNX optimizer trains of a model."""
+"""What an NNX optimizer trains of a model, and new values for both, in place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from .._base.types import PyTree, Where
+import jax
+
+from .._base.errors import did_you_mean
+from .._base.types import Key, Path, PyTree, Where
 from .._tree.forms import describe
-from .._tree.modules import is_module
+from .._tree.modules import is_module, is_variable_type, opened
 from .._tree.parts import Part
 from .._tree.paths import paths
+from .further import Changed, by_extra, statistics
+
+_ADVICE = (
+    "Give an init_fn that returns the whole model, lambda key: Model(nnx.Rngs(key)), or say what "
+    "they get: extra={nnx.BatchStat: {'**/mean': flax_inits.zeros(), '**/var': flax_inits.ones()}}."
+)
+_OWN = ("step", "tx", "opt_state", "wrt", "model")
+"""Attributes of an `nnx.Optimizer` itself."""
 
 
 def of_module(
@@ -25,3 +38,84 @@ def of_module(
     if not found:
         raise ValueError(f"{describe(where)} selects no nnx.Param, which are what is trained.")
     return trained, found
+
+
+def is_nnx_optimizer(state: Any) -> bool:
+    """Whether a training state is an `nnx.Optimizer`."""
+    kind = getattr(sys.modules.get("flax.nnx"), "Optimizer", None)
+    return kind is not None and isinstance(state, kind)
+
+
+def renew_in_place(
+    key: Key,
+    optimizer: Any,
+    model: Any,
+    extra: Mapping[Any, Any],
+    init_fn: Any,
+    both: Callable[[PyTree, PyTree, Any], tuple[PyTree, PyTree, Changed]],
+) -> None:
+    """Gives an optimizer, its model and further trees what `both` makes of them, or nothing."""
+    from flax import nnx
+
+    if model is None:
+        model = vars(optimizer).get("model")
+    if model is None:
+        raise TypeError(
+            "An nnx.Optimizer does not hold its model: call reinit_state(key, optimizer, rules, "
+            "model=model)."
+        )
+    further = [_further(optimizer, model, name) for name in extra]
+    params = nnx.state(model, optimizer.wrt)
+    new, opt_state, changed = both(params, optimizer.opt_state, optimizer.tx)
+    updates = [(model, new), (optimizer.opt_state, nnx.state(opt_state))]
+    for number, ((name, how), (node, tree)) in enumerate(zip(extra.items(), further, strict=True)):
+        label = getattr(name, "__name__", name if isinstance(name, str) else str(number))
+        updates.append((node, by_extra(key, label, tree, how, new, changed)))
+    if nnx.BatchStat not in extra:
+        known = paths(nnx.state(model, nnx.Any(nnx.Param, optimizer.wrt)))
+        stats = nnx.state(model, nnx.BatchStat)
+
+        def made(stale: list[Path]) -> Callable[[Key], PyTree] | None:
+            return init_fn if callable(init_fn) and {*stale} <= _makes(init_fn, key) else None
+
+        updates.append((model, statistics(key, stats, known, changed, made, _ADVICE)))
+    _update(updates)
+
+
+def _further(optimizer: Any, model: Any, name: Any) -> tuple[Any, Any]:
+    """A further tree: what holds it, and its state."""
+    from flax import nnx
+
+    if is_variable_type(name):
+        return model, nnx.state(model, name)
+    if isinstance(name, nnx.Pytree):
+        return name, nnx.state(name)
+    others = [other for other in vars(optimizer) if other not in _OWN and other[0] != "_"]
+    if name not in others:
+        hint = did_you_mean(name, others) if isinstance(name, str) else ""
+        raise ValueError(
+            f"extra names {name!r}, which is no further tree of {type(optimizer).__name__}.{hint} "
+            "Name an attribute of the optimizer, a class of variables of the model, such as "
+            "nnx.BatchStat, or give the module itself: extra={ema_model: None}."
+        )
+    node = getattr(optimizer, name)
+    return node, nnx.state(node)
+
+
+def _makes(init_fn: Callable[[Key], PyTree], key: Key) -> set[Path]:
+    return set(paths(jax.eval_shape(lambda key: opened(init_fn(key))[0], key)))
+
+
+def _update(updates: list[tuple[Any, Any]]) -> None:
+    """Updates each node by its state; if one cannot be, all are as before."""
+    from flax import nnx
+
+    # A state may hold the variables themselves; `map` makes others of them.
+    before = [(node, jax.tree.map(lambda leaf: leaf, nnx.state(node))) for node, _ in updates]
+    try:
+        for node, state in updates:
+            nnx.update(node, state)
+    except BaseException:
+        for node, state in before:
+            nnx.update(node, state)
+        raise

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._base.types import Key, Path, PyTree, Rules, Where
 from .._surgery.reinit import renewed
+from .._tree.modules import drawn_key
 from .._tree.paths import paths
-from .further import Changed, by_extra, params_alone, statistics
+from .further import Changed, by_extra, params_alone, statistics_of_state
+from .nnx_state import is_nnx_optimizer, renew_in_place
 from .reset import check_counts, check_optimizer, reset_chosen
 
 _NEEDED = ("params", "opt_state", "tx", "replace")
@@ -33,27 +34,33 @@ def reinit_state(
     leaves that this replaced. The step is kept, and so is every other field that is not in `extra`.
 
     Args:
-        key: one PRNG key.
+        key: one PRNG key, or an `nnx.Rngs`, of which one is drawn as by `rngs.params()`.
         state: a `flax.training.train_state.TrainState`, or anything with `params`, `opt_state`,
             `tx` and `replace`; or an `nnx.Optimizer`.
         rules: as for `reinit`.
         init_fn: as for `reinit`. If it returns whole variables, `lambda key: model.init(key, x)`,
-            statistics (`state.batch_stats`) of modules whose params are all new are fresh, too.
+            statistics (`state.batch_stats`) of modules whose params are all new are fresh, too;
+            of NNX, if it returns a whole model, `lambda key: Model(nnx.Rngs(key))`, all
+            `nnx.BatchStat` are.
         extra: further trees in the state, by field. `None` gives the same leaves copies of the new
             params (an EMA, a target network). Rules, or a pair `(where, init_fn)`, reinitialize
             what they choose there: `{"batch_stats": {"**/mean": zeros(), "**/var": ones()}}`.
+            With an `nnx.Optimizer`, in place of a field: an attribute that it has beside its own,
+            a class of variables of the model (`nnx.BatchStat`), or an NNX module itself, as in
+            `{ema_model: None}`.
         model: the model of an `nnx.Optimizer`, which does not hold it itself.
         counts: as for `reset_optimizer`.
         strict: as for `reset_optimizer`.
         allow_unmatched: as for `reinit`.
 
     Returns:
-        A new state of the same class; `state` itself is unchanged. Only an `nnx.Optimizer` and its
-        model are updated in place, as NNX does, after all that can fail.
+        A new state of the same class; `state` itself is unchanged. Only an `nnx.Optimizer`, its
+        model and what `extra` gives are updated in place, as NNX does: all variables stay the
+        same objects, and if anything fails, all of them keep their values.
 
     Warns:
-        UserWarning: `batch_stats` of new modules stay, since neither `init_fn` nor `extra` says
-            what they get.
+        UserWarning: running statistics of new modules stay, since neither `init_fn` nor `extra`
+            says what they get.
 
     Raises:
         ValueError: as `reinit` and `reset_optimizer` do; a field in `extra` does not exist.
@@ -79,8 +86,11 @@ def reinit_state(
         changed = {names[i]: part for i, part in chosen.items()}
         return new, _with_fresh(tx, opt_state, new, changed, counts, strict), changed
 
-    if _is_nnx_optimizer(state):
-        _update_nnx(state, model, extra, both)
+    _check_extra(extra)
+    key, advance = drawn_key(key)
+    if is_nnx_optimizer(state):
+        renew_in_place(key, state, model, extra or {}, init_fn, both)
+        advance()
         return state
     _check_state(state, extra, model)
     params, opt_state, changed = both(state.params, state.opt_state, state.tx)
@@ -90,8 +100,10 @@ def reinit_state(
     }
     stats = getattr(state, "batch_stats", None)
     if stats is not None and "batch_stats" not in further:
-        further["batch_stats"] = statistics(key, stats, params, changed, init_fn)
-    return state.replace(params=params, opt_state=opt_state, **further)
+        further["batch_stats"] = statistics_of_state(key, stats, params, changed, init_fn)
+    new = state.replace(params=params, opt_state=opt_state, **further)
+    advance()
+    return new
 
 
 def is_train_state(tree: Any) -> bool:
@@ -122,6 +134,15 @@ def _trained(params: PyTree) -> tuple[PyTree, Path]:
     return params, ()
 
 
+def _check_extra(extra: Any) -> None:
+    if extra is not None and not isinstance(extra, Mapping):
+        raise TypeError(
+            "extra must be a mapping from fields of the state to what they get, such as "
+            "{'batch_stats': {'**/mean': flax_inits.zeros()}} or {'ema_params': None}; "
+            f"got {extra!r}."
+        )
+
+
 def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> None:
     missing = [name for name in _NEEDED if not hasattr(state, name)]
     if missing:
@@ -132,40 +153,9 @@ def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> Non
         )
     if model is not None:
         raise TypeError(f"model is for an nnx.Optimizer; {type(state).__name__} has its params.")
-    if extra is not None and not isinstance(extra, Mapping):
-        raise TypeError(
-            "extra must be a mapping from fields of the state to what they get, such as "
-            "{'batch_stats': {'**/mean': flax_inits.zeros()}} or {'ema_params': None}; "
-            f"got {extra!r}."
-        )
     for name in extra or {}:
         if name in ("step", *_NEEDED) or not hasattr(state, name):
             raise ValueError(
                 f"extra names {name!r}, which is no further tree of {type(state).__name__}; name "
                 "fields such as 'batch_stats' or 'ema_params'."
             )
-
-
-def _is_nnx_optimizer(state: Any) -> bool:
-    kind = getattr(sys.modules.get("flax.nnx"), "Optimizer", None)
-    return kind is not None and isinstance(state, kind)
-
-
-def _update_nnx(
-    optimizer: Any, model: Any, extra: Mapping[str, Any] | None, renewed: Callable[..., Any]
-) -> None:
-    from flax import nnx
-
-    if extra:
-        raise ValueError("extra names fields of a TrainState; an nnx.Optimizer has none.")
-    if model is None:
-        model = vars(optimizer).get("model")
-    if model is None:
-        raise TypeError(
-            "An nnx.Optimizer does not hold its model: call reinit_state(key, optimizer, rules, "
-            "model=model)."
-        )
-    params = nnx.state(model, optimizer.wrt)
-    new, opt_state, _ = renewed(params, optimizer.opt_state, optimizer.tx)
-    nnx.update(model, new)
-    nnx.update(optimizer.opt_state, nnx.state(opt_state))

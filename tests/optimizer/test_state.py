@@ -269,8 +269,117 @@ def test_nnx_model_and_optimizer():
     model, optimizer, _ = nnx_trained()
     with pytest.raises(TypeError, match="does not hold its model: call .*model=model"):
         reinit_state(KEY, optimizer, {"head/kernel": flax_inits.zeros()})
-    with pytest.raises(ValueError, match="an nnx.Optimizer has none"):
-        reinit_state(KEY, optimizer, {"head": flax_inits.zeros()}, model=model, extra={"ema": None})
+    with pytest.raises(ValueError, match="extra names 'em', .* of Optimizer. Name an attribute of"):
+        reinit_state(KEY, optimizer, {"head": flax_inits.zeros()}, model=model, extra={"em": None})
+
+
+class Averaging(nnx.Optimizer):
+    """Holds an average of the params, as an attribute of its own."""
+
+    def __init__(self, model, tx):
+        super().__init__(model, tx, wrt=nnx.Param)
+        self.ema = nnx.clone(model)
+
+
+def identities(*nodes):
+    """Every Variable, by its id, and its value."""
+    graph = [node for root in nodes for _, node in nnx.iter_graph(root)]
+    return [(id(node), node[...]) for node in graph if isinstance(node, nnx.Variable)]
+
+
+def nnx_with_average():
+    model = Model(nnx.Rngs(0))
+    model.norm.mean[...] += 3
+    optimizer = Averaging(model, optax.adam(0.1))
+    target = nnx.clone(model)
+    return model, optimizer, target, (model, optimizer, target)
+
+
+def test_nnx_all_follows_in_place():
+    """Params, moments, statistics and averages, in Variables that stay the same objects."""
+    model, optimizer, target, nodes = nnx_with_average()
+    before = identities(*nodes)
+    reinit_state(
+        KEY,
+        optimizer,
+        ["norm", "head"],
+        init_fn=lambda key: Model(nnx.Rngs(key)),
+        model=model,
+        extra={"ema": None, target: {"head/kernel": NORMAL}},
+    )
+    after = identities(*nodes)
+    assert [old for old, _ in before] == [new for new, _ in after]
+    fresh = nnx.jit(lambda key: Model(nnx.Rngs(key)))(KEY)
+    np.testing.assert_array_equal(model.head.kernel[...], fresh.head.kernel[...])
+    np.testing.assert_array_equal(optimizer.ema.head.kernel[...], fresh.head.kernel[...])
+    assert not model.norm.mean[...].any() and optimizer.ema.norm.mean[...].all()
+    assert (target.head.kernel[...] != model.head.kernel[...]).any()
+    assert target.norm.mean[...].all()
+    pointers = {m.head.kernel[...].unsafe_buffer_pointer() for m in (model, optimizer.ema)}
+    assert len(pointers) == 2
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_nnx_a_failure_at_any_update_changes_nothing(monkeypatch, at):
+    model, optimizer, target, nodes = nnx_with_average()
+    before, update, calls = identities(*nodes), nnx.update, []
+
+    def failing(node, state):
+        calls.append(node)
+        if len(calls) == at + 1:
+            raise RuntimeError("injected")
+        update(node, state)
+
+    monkeypatch.setattr(nnx, "update", failing)
+    rules, extra = {"head": flax_inits.zeros()}, {"ema": None, target: None}
+    with pytest.raises(RuntimeError, match="injected"):
+        reinit_state(KEY, optimizer, rules, model=model, extra=extra)
+    for (old_id, old), (new_id, new) in zip(before, identities(*nodes), strict=True):
+        assert old_id == new_id and old is new
+
+
+def test_nnx_statistics_of_new_modules():
+    def mean_after(rules, **options):
+        model, optimizer, *_ = nnx_with_average()
+        reinit_state(KEY, optimizer, rules, model=model, **options)
+        return float(model.norm.mean[0])
+
+    def whole(key):
+        return Model(nnx.Rngs(key))
+
+    assert mean_after("norm", init_fn=whole) == 0
+    assert mean_after({"norm": flax_inits.ones()}, init_fn=whole) == 0
+    assert mean_after("head", init_fn=whole) == 3
+    assert mean_after("norm/bias", init_fn=whole) == 3
+    stats = {"**/mean": flax_inits.zeros(), "**/var": flax_inits.ones()}
+    assert mean_after({"norm": flax_inits.ones()}, extra={nnx.BatchStat: stats}) == 0
+    with pytest.warns(UserWarning, match=r"'norm/mean' and 'norm/var' stay as.*Model\(nnx") as said:
+        assert mean_after({"norm": flax_inits.ones()}) == 3
+    assert len(said) == 1 and said[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"extra=\{nnx.BatchStat: "):
+        assert mean_after("norm", init_fn=lambda key: nnx.state(whole(key), nnx.Param)) == 3
+
+
+def test_nnx_inside_of_jit():
+    eager, jitted = nnx_with_average(), nnx_with_average()
+    rngs = nnx.Rngs(5)
+
+    def reset(model, optimizer, key):
+        init_fn = lambda key: Model(nnx.Rngs(key))  # noqa: E731
+        where, extra = ["norm", "head"], {"ema": None}
+        reinit_state(key, optimizer, where, init_fn=init_fn, model=model, extra=extra)
+
+    before = identities(*jitted[3])
+    nnx.jit(reset)(*jitted[:2], nnx.Rngs(5))
+    reset(*eager[:2], rngs)
+    after = identities(*jitted[3])
+    assert [old for old, _ in before] == [new for new, _ in after]
+    for (_, a), (_, b) in zip(identities(*eager[3]), after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(rngs["default"].count[...]) == 1
+    with pytest.raises(ValueError, match="selects no leaf"):
+        reinit_state(rngs, eager[1], {"tail": NORMAL}, model=eager[0])
+    assert int(rngs["default"].count[...]) == 1
 
 
 def test_replicas_train_on_as_one():
@@ -319,7 +428,7 @@ def test_statistics_of_new_modules():
     assert stats_after({"norm": flax_inits.ones()}, init_fn=variables) == fresh
     new = reinit_state(KEY, trained(), "**", init_fn=variables)
     jax.tree.map(np.testing.assert_array_equal, new.params, jax.jit(MODEL.init)(KEY, X)["params"])
-    with pytest.warns(UserWarning, match="'norm/mean' and 'norm/var' in batch_stats stay") as said:
+    with pytest.warns(UserWarning, match="'norm/mean' and 'norm/var' stay as") as said:
         assert stats_after("norm", init_fn=lambda key: variables(key)["params"]) == old
     assert len(said) == 1 and said[0].filename == __file__
     with pytest.warns(UserWarning, match=r"or say what they get: extra=\{'batch_stats'"):
