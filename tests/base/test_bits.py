@@ -49,7 +49,7 @@ def reference(key, index):
     return x0 ^ x1
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(9, rest="thorough")
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("bit_width", [8, 16, 32, 64])
 @pytest.mark.parametrize("x64", [True, False])
@@ -97,7 +97,7 @@ def test_legacy_keys_belong_to_the_default_implementation():
         )
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(9, rest="thorough")
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", "bfloat16", "float16", "complex64", "complex128"]
 )
@@ -127,6 +127,7 @@ def test_values_equal_those_of_jax_under_jit(key, dtype):
             chex.assert_trees_all_equal(drawn, expected)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "offset", [0, 1, (1 << 32) - 5, (1 << 32) + 3, (7 << 32) - 1, (1 << 64) - 4]
 )
@@ -175,7 +176,7 @@ def test_counter_bits_broadcasts_rows_with_keys_of_their_own(key):
     chex.assert_trees_all_equal(x0 ^ x1, expected)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("bit_width", [8, 16, 32])
 @pytest.mark.parametrize("x64", [True, False])
 def test_symbolic_dimensions(key, bit_width, x64):
@@ -220,7 +221,7 @@ def test_symbolic_strides_are_exact_past_32_bits(key):
     assert int(drawn) == reference(key, 5 * 5000 * (1 << 20) - 1)
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(9, rest="thorough")
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("jitted", [True, False])
 def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted):
@@ -228,7 +229,7 @@ def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted)
     chex.assert_trees_all_equal(sample(fused), sample(key))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("shape", [(3,), (3, 2)])
 def test_batches_of_fused_keys(key, fused, shape, partitionable):
@@ -279,7 +280,7 @@ class Net(nn.Module):
         return nn.MultiHeadDotProductAttention(2)(x, x)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("jitted", [True, False])
 def test_linen_models_initialise_the_same(key, fused, jitted):
     init = jax.jit(Net().init) if jitted else Net().init
@@ -328,6 +329,7 @@ def test_one_loop_without_temporaries():
     assert "while" not in compiled.as_text()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spec", [("a", "b"), (("a", "b"), None), (None, "b"), ("b",)])
 def test_partitioned_without_collectives_or_temporaries(key, spec):
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

@@ -83,6 +83,7 @@ def key_plus(key, data):
     return jax.random.normal(key, data.shape) + data
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("init", [fi.orthogonal(), fi.normal(1.0), fi.ones()], ids=repr)
 def test_a_draw_is_where_the_mesh_in_use_is(init):
     one, other = (Mesh(np.array(jax.devices()[start : start + 2]), ("x",)) for start in (0, 2))

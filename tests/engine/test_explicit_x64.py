@@ -44,6 +44,7 @@ def outcome(fun, key):
     return str(made.dtype), np.asarray(made).tobytes()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("name", MADE)
 def test_as_jit(mode, name):

@@ -24,11 +24,18 @@ FUNCTIONS = 10
 """Functions in one test; each is compiled by itself."""
 
 
-@pytest.mark.slow
+def seeds(first, last, step, in_ci):
+    """The first seed of each test: those of the first `in_ci` are slow, the others thorough."""
+    return [
+        pytest.param(seed, marks=pytest.mark.slow if seed < first + in_ci else pytest.mark.thorough)
+        for seed in range(first, last, step)
+    ]
+
+
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 12), reason="one end of the supported versions is enough"
 )
-@pytest.mark.parametrize("first", range(0, 500, TOGETHER))
+@pytest.mark.parametrize("first", seeds(0, 500, TOGETHER, in_ci=100))
 @pytest.mark.usefixtures("standard_promotion")
 def test_any_program_is_made_as_jit_makes_it(first):
     programs = [Program(seed) for seed in range(first, first + TOGETHER)]
@@ -58,8 +65,7 @@ def assert_as_whole(function, made, expected):
             raise AssertionError(f"{function}, {name}: {error}") from None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 300, FUNCTIONS))
+@pytest.mark.parametrize("first", seeds(0, 300, FUNCTIONS, in_ci=100))
 @pytest.mark.usefixtures("standard_promotion")
 def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
     x = jnp.asarray(X)
@@ -69,8 +75,7 @@ def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
         assert_as_whole(function, flax_inits.jit_init(function)(KEY, x), expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 1060, FUNCTIONS))
+@pytest.mark.parametrize("first", seeds(1000, 1060, FUNCTIONS, in_ci=20))
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_table_is_what_it_was_when_it_was_traced(first):
     x = jnp.asarray(X)
@@ -90,8 +95,7 @@ def test_a_table_is_what_it_was_when_it_was_traced(first):
         assert_as_whole(function, init(KEY, x), expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(2000, 2060, FUNCTIONS))
+@pytest.mark.parametrize("first", seeds(2000, 2060, FUNCTIONS, in_ci=20))
 @pytest.mark.usefixtures("standard_promotion")
 def test_some_leaves_by_init_fn_are_as_with_all_the_others(first):
     x = jnp.asarray(X)

@@ -225,7 +225,7 @@ def test_what_fails_is_compiled_as_it_stands(broken, monkeypatch):
     assert_as_jit(fun, KEY, whole=broken != "dce")
 
 
-@pytest.mark.sampled(6, rest="thorough")
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg", "fused"])
 @pytest.mark.parametrize("partitionable", [True, False])
 def test_keys_of_leaves_are_those_of_jax(impl, partitionable):

@@ -135,7 +135,7 @@ def test_so_are_exact_shapes(name, monkeypatch):
     assert_as_jit(POOLED[name], KEY)
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(27)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_leaves_are_what_jit_draws(name):
     assert_as_jit(OTHERS[name], KEY)
@@ -151,14 +151,14 @@ DRAWS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e5m2", "float8_e4m3fn"])
 @pytest.mark.parametrize("name", DRAWS)
 def test_narrow_floats(name, dtype):
     assert_as_jit(lambda key: DRAWS[name](key, jnp.dtype(dtype)), KEY)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", DRAWS)
 def test_double_precision(name):
     with jax.enable_x64(True):
@@ -191,6 +191,7 @@ def test_what_lives_on_one_cpu_device_is_pooled():
     assert is_pooled(lambda key: lax.scan(lambda c, k: (c, draw(k)), None, jr.split(key, 4))[1])
 
 
+@pytest.mark.slow
 def test_leaves_above_the_largest_are_drawn_in_place():
     def draw(key):
         return jr.uniform(key, (jobs.LARGEST_POOLED + 1,))

@@ -83,6 +83,7 @@ def test_mitchell_cuts_at_three_sigma_without_making_up_for_it(layer, sigma):
     assert stats.kstest(sample, stats.truncnorm(-3, 3).cdf).pvalue > ALARM
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "base_shape, shape, factor",
     [

@@ -20,6 +20,7 @@ def jitted(function):
     return jax.jit(function)(KEY)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("bounds", [(-0.05, 0.05), (0.0, 1.0), (-3.0, 7.1), (-1e-3, 2e4)])
 def test_uniform_is_that_of_jax(bounds):
     low, high = bounds
@@ -43,6 +44,7 @@ def test_the_upper_end_is_guarded_only_where_a_draw_rounds_to_it():
     assert ceiling(9.0, 10.0, np.dtype(np.float64)) == np.nextafter(10.0, 0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stddev", [0.02, 1.0, 1e-6, 1 / 3])
 def test_normal_is_that_of_jax(stddev):
     expected = jitted(lambda key: jax.random.normal(key, SHAPE) * stddev)
@@ -89,6 +91,7 @@ def test_absolute_bounds_hold_in_every_dtype():
         assert -0.3 <= values.min() and values.max() <= 0.1000001
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -154,6 +157,7 @@ def test_from_array_never_broadcasts():
     chex.assert_trees_all_equal(fi.from_array(7)(KEY, ()), jnp.float32(7))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "sampler, parameters",
     [

@@ -124,7 +124,7 @@ def test_the_default_dtype_is_the_inner_ones():
 # stacked, replicated, blocks
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 def test_stacked_draws_each_slice_with_its_own_key():
     kaiming = jax.nn.initializers.he_normal()
     keys = jax.random.split(KEY, 5)

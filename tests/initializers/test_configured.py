@@ -140,6 +140,7 @@ def test_rejects_when_built(call, error, message):
 FACTORIES = [value for value in vars(fi).values() if getattr(value, "is_factory", False)]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 def test_a_factory_that_was_not_called_says_so(factory):
     message = rf"^{factory.__name__} is a factory, .* write {factory.__name__}\(...\) where"
@@ -191,6 +192,7 @@ def test_float64_without_x64_warns():
         assert fi.normal(1.0)(KEY, (2,), np.float64).dtype == jnp.float32
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NARROW)
 @pytest.mark.parametrize("bounds", [(-0.3, 0.3), (5.01, 9.99), (0.0, 1e-3), (-1 / 3, 0.0)])
 def test_narrow_values_stay_within_bounds(name, bounds):

@@ -53,7 +53,7 @@ def test_is_a_value(case):
             change()
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(30)
 @every_case
 def test_transformations_agree(case):
     init, shape = case.make(), case.shape
@@ -78,7 +78,7 @@ def test_transformations_agree(case):
         assert case.fixed == bool(jnp.all(mapped[0] == mapped[1]))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @every_case
 def test_shapes_and_key_implementations(case):
     init = case.make()
@@ -91,7 +91,7 @@ def test_shapes_and_key_implementations(case):
         assert np.isfinite(values).all() and within(values, case, np.float32)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(30)
 @every_case
 def test_dtypes(case):
     init = case.make()
@@ -114,7 +114,7 @@ def test_dtypes(case):
             init(KEY, case.shape, name)
 
 
-@pytest.mark.sampled(8, rest="thorough")
+@pytest.mark.sampled(24, rest="thorough")
 @every_case
 def test_float64(case):
     if "float64" not in case.dtypes:
@@ -128,7 +128,7 @@ def test_float64(case):
     assert default == (np.float64 if init.dtype is None else init.dtype)
 
 
-@pytest.mark.sampled(6, rest="thorough")  # the golden values hold what passed here
+@pytest.mark.sampled(18, rest="thorough")  # the golden values hold what passed here
 @every_case
 def test_moments(case):
     shape = case.shape
@@ -148,7 +148,7 @@ def test_moments(case):
         assert abs(means.mean()) <= error + 1e-6 * max(1, np.abs(values).max())
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(36)
 @every_case
 def test_sharded_equals_unsharded(case):
     init, shape = case.make(), case.shape
@@ -169,7 +169,7 @@ def test_sharded_equals_unsharded(case):
     assert np.all(np.abs(np.asarray(expected) - np.asarray(inside)) <= limit)
 
 
-@pytest.mark.sampled(8, rest="thorough")
+@pytest.mark.sampled(24, rest="thorough")
 @every_case
 def test_exports_with_symbolic_dimensions(case):
     if case.symbolic is None:

@@ -39,6 +39,7 @@ def draws_in(function, *arguments) -> int:
     return count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_reference_bit_for_bit(shape):
     expected = jax.jit(reference, static_argnums=1)(KEY, shape)
@@ -46,6 +47,7 @@ def test_equals_the_reference_bit_for_bit(shape):
     chex.assert_trees_all_equal(jax.jit(lambda key: fi.mixture()(key, shape))(KEY), expected)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_and_dtypes(shape, dtype):

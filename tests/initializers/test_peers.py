@@ -35,7 +35,7 @@ def assert_same_distribution(ours, theirs):
 # jax
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["lecun", "he", "glorot"])
 @pytest.mark.parametrize("shape", [(37, 50), (3, 3, 5, 20)])
 def test_jax_aliases_bit_for_bit(name, shape):
@@ -45,7 +45,7 @@ def test_jax_aliases_bit_for_bit(name, shape):
         np.testing.assert_array_equal(ours(KEY, shape), theirs(KEY, shape))
 
 
-@pytest.mark.sampled(4, rest="thorough")
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg", "fan_geo_avg"])
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
 def test_jax_variance_scaling(mode, distribution):

@@ -116,6 +116,7 @@ def test_a_zero_scale_makes_no_negative_zeros():
 # Dtypes
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
 def test_complex_values_have_the_stated_variance(distribution):
     init = fi.variance_scaling(2.0, "fan_in", distribution)
@@ -129,6 +130,7 @@ def test_complex_values_have_the_stated_variance(distribution):
     assert np.sqrt(squares.max()) <= limit * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_complex_values_honour_out_sharding():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("x"))
@@ -209,7 +211,7 @@ def test_the_gain_is_a_fixed_point_of_depth(function):
     assert moment == pytest.approx(1, rel=0.02)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_fifty_layers_keep_the_second_moment(function):
     width, depth = 512, 50

@@ -153,7 +153,7 @@ def test_shards_are_made_without_talking():
 # Convolutions
 
 
-@pytest.mark.sampled(6, rest="thorough")
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("channels", [(6, 6), (4, 6), (6, 4)])
 @pytest.mark.parametrize("window", [(3,), (4,), (3, 5), (2, 4)])
 def test_delta_orthogonal_keeps_norms(window, channels):
@@ -171,7 +171,7 @@ def test_delta_orthogonal_keeps_norms(window, channels):
     np.testing.assert_allclose(narrow.astype(jnp.float32), kernel, rtol=2**-8)
 
 
-@pytest.mark.sampled(5, rest="thorough")
+@pytest.mark.sampled(15, rest="thorough")
 @pytest.mark.parametrize("window", [(1,), (2,), (3,), (4,), (5, 4), (3, 3), (2, 3, 4)])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_dirac_is_the_identity_under_same_padding(window, groups):
@@ -187,7 +187,7 @@ def test_dirac_passes_as_many_channels_as_it_can():
     np.testing.assert_array_equal(narrow, 0.5 * np.tile(np.eye(3, 2), 2))
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(6, rest="thorough")
 @pytest.mark.parametrize("stride, window", [(2, 4), (3, 5), (4, 8)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bilinear_transposed_convolution_is_a_resize(stride, window, channels):
@@ -243,6 +243,7 @@ def test_sparse_counts_are_exact(axis, sparsity):
     np.testing.assert_array_equal(zeros, int(np.ceil(sparsity * values.shape[axis])))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("share, size, zeros", [(0.55, 100, 55), (0.07, 100, 7), (5 / 6, 90, 75)])
 def test_sparse_counts_are_of_the_share_as_written(share, size, zeros):
     init = fi.sparse(share, base=fi.ones())

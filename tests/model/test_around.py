@@ -69,6 +69,7 @@ AROUND = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", AROUND)
 def test_transformations_around(name):
     if name == "shard_map":
@@ -83,6 +84,7 @@ def test_leaves_may_be_donated():
     assert_same(OURS(KEY, X), jax.jit(THEIRS)(KEY, X))
 
 
+@pytest.mark.slow
 def test_threads_with_configurations_of_their_own():
     made = {}
 
@@ -101,6 +103,7 @@ def test_threads_with_configurations_of_their_own():
         assert_same(ours, theirs)
 
 
+@pytest.mark.slow
 def test_many_closures_are_let_go():
     """As many programs as there are values, but what they close over goes with them."""
     alive = []

@@ -65,6 +65,7 @@ def assert_as_jit(fun, *args):
     return {row.recipe.partition(":")[0] for row in init.plan(*args).rows}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_an_annotated_model_is_made_leaf_by_leaf(name, kind):
     with jax.set_mesh(mesh_of(KINDS[kind])):
@@ -111,6 +112,7 @@ FOLLOWING = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_what_only_lays_out_a_leaf_may_follow_its_constraint(name):
     assert "the whole function" not in assert_as_jit(after(FOLLOWING[name]), KEY)

@@ -62,7 +62,7 @@ KEYS = {
 }
 
 
-@pytest.mark.sampled(12, rest="thorough")
+@pytest.mark.sampled(36, rest="thorough")
 @pytest.mark.parametrize("kind", ["threefry", "legacy", "rbg", "unsafe_rbg", "fused"])
 @pytest.mark.parametrize("name", KEYS)
 def test_keys(name, kind):
@@ -71,7 +71,7 @@ def test_keys(name, kind):
     assert_as_jit(KEYS[name], key)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", KEYS)
 def test_the_other_layout_of_bits(name):
     with jax.threefry_partitionable(False):
@@ -184,7 +184,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.sampled(5, rest="thorough")
+@pytest.mark.sampled(15, rest="thorough")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     assert_as_jit(FUNCTIONS[name], KEY)
@@ -201,6 +201,7 @@ def test_tied_leaves_have_buffers_of_their_own():
     np.testing.assert_array_equal(made["out"].T, made["transposed"])
 
 
+@pytest.mark.slow
 def test_double_precision_and_back():
     def make(key):
         return {
@@ -252,7 +253,7 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_transformations(name):
     apply = TRANSFORMATIONS[name]

@@ -22,6 +22,7 @@ def make(key, shape, name="x", *, scale=1):
     return {name: jax.random.normal(key, shape) * scale}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "args, kwargs, static",
     [
@@ -246,6 +247,7 @@ print(events.count("/jax/compilation_cache/cache_misses"))
 """
 
 
+@pytest.mark.slow
 def test_the_persistent_cache_of_jax(tmp_path):
     found = []
     for _ in range(2):

@@ -147,7 +147,7 @@ MODELS = {
 }
 
 
-@pytest.mark.sampled(5, rest="thorough")
+@pytest.mark.sampled(15, rest="thorough")
 @pytest.mark.parametrize("name", MODELS)
 def test_linen(name):
     assert_as_jit(MODELS[name].init, KEY, X)
@@ -157,6 +157,7 @@ def test_tied_embeddings():
     assert_as_jit(Tied().init, KEY, jnp.zeros((2, 3), jnp.int32))
 
 
+@pytest.mark.slow
 def test_streams_collections_and_outputs():
     streams = {"params": KEY, "noise": jax.random.PRNGKey(5), "dropout": jax.random.key(6)}
     model = Noisy()
@@ -167,7 +168,7 @@ def test_streams_collections_and_outputs():
     assert_as_jit(model.init, stream, X)
 
 
-@pytest.mark.sampled(4, rest="thorough")
+@pytest.mark.sampled(8, rest="thorough")
 @pytest.mark.parametrize("kind", ["legacy", "rbg", "unsafe_rbg"])
 @pytest.mark.parametrize("name", ["scan", "experts", "norms"])
 def test_linen_with_other_keys(name, kind):
@@ -219,6 +220,7 @@ def test_split_by_hand():
     assert_as_jit(init, jax.random.PRNGKey(0), jnp.ones((2, 24)))
 
 
+@pytest.mark.slow
 def test_layer_sequential_unit_variance():
     def init(key, x):
         params = []

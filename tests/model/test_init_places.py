@@ -29,6 +29,7 @@ def make(key):
     return {"w": normal(key), "b": jnp.zeros(3), "n": np.ones(2, np.float32), "key": key}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize("place", ["first", "fourth", "replicated"])
 def test_a_committed_key_decides(place, typed):
@@ -68,6 +69,7 @@ def test_arguments_sharded_over_a_mesh():
     assert_as_jit(lambda key, x: make(key), KEY, x)  # unused, so of no effect
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("put", "whole"), [(lax.with_sharding_constraint, False), (jax.device_put, True)]
 )
@@ -123,6 +125,7 @@ def assert_placed(out_shardings, fun=make):
     assert_same(flax_inits.jit_init(fun, out_shardings=out_shardings)(KEY), expected)
 
 
+@pytest.mark.slow
 def test_out_shardings_of_every_form():
     mesh = mesh_of()
     rows, both = NamedSharding(mesh, P("a")), NamedSharding(mesh, P("a", "b"))

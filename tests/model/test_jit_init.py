@@ -137,18 +137,20 @@ def test_models_are_those_of_jit(name):
     as_jit(model.init, KEY, x)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("key", [jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")])
 def test_keys_of_every_kind(key):
     as_jit(Stack(1).init, key, X)
     as_jit(split_by_hand, key)
 
 
+@pytest.mark.slow
 def test_plain_jax_and_fused_keys():
     as_jit(split_by_hand, KEY)
     as_jit(split_by_hand, flax_inits.fused_key(KEY))
 
 
+@pytest.mark.slow
 def test_the_other_layout_of_bits():
     jax.config.update("jax_threefry_partitionable", False)
     try:
@@ -157,6 +159,7 @@ def test_the_other_layout_of_bits():
         jax.config.update("jax_threefry_partitionable", True)
 
 
+@pytest.mark.slow
 def test_several_streams_methods_and_outputs():
     class Dropped(nn.Module):
         @nn.compact

@@ -53,7 +53,7 @@ class TestFactories:
     # Their parts meet at other places than the shards do, or are sorted across shards.
     MIXED = {"blocks", "chrono", "sparse"}
 
-    @pytest.mark.sampled(16, rest="thorough")
+    @pytest.mark.sampled(48, rest="thorough")
     @every_case
     def test_no_collective(self, case):
         init, shape = case.make(), case.shape
@@ -84,7 +84,7 @@ class TestFactories:
         values = init(KEY, shape, out_sharding=sharding)
         assert values.sharding == sharding and bits(values) == bits(init(KEY, shape))
 
-    @pytest.mark.sampled(15, rest="thorough")
+    @pytest.mark.sampled(45, rest="thorough")
     @pytest.mark.parametrize(
         "init",
         [fi.mixture(), fi.uniform(0, 1), fi.normal(1.0), fi.he_normal(), fi.truncated_normal(1.0)],
@@ -225,6 +225,7 @@ class TestModels:
             assert memory.output_size_in_bytes == shard
             assert memory.temp_size_in_bytes < 1024 + (shard if scan else 0)
 
+    @pytest.mark.slow
     def test_each_device_holds_its_shards_only(self):
         init = fi.jit_init(Model().init, out_shardings=largest_axis(GRID))
         init(KEY, TOKENS)
@@ -292,6 +293,7 @@ class TestNamedAxes:
         assert again.names == kernel.names and again.value.sharding == kernel.value.sharding
         assert_values(after, fi.reinit(KEY, plain, {"**/up/kernel": init}))
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("mesh", [GRID, TYPED], ids=["auto", "explicit"])
     def test_axes_of_the_mesh(self, mesh, expected):
         boxed = Model(lambda init, names: nn.with_partitioning(init, ("x", "y")))
@@ -325,7 +327,7 @@ class TestPmap:
             warnings.simplefilter("ignore", DeprecationWarning)
             return jax_utils.replicate(params)
 
-    @pytest.mark.sampled(2)
+    @pytest.mark.sampled(6)
     def test_replicas_stay_identical(self, params, replicas):
         rules = {"head/kernel": fi.mixture(), "**/up/kernel": nn.initializers.orthogonal()}
         over = {where: fi.replicated(init) for where, init in rules.items()}
@@ -352,6 +354,7 @@ class TestPmap:
         for key, values in zip(keys, drawn, strict=True):
             assert bits(values) == bits(init(key, (16, 8)))
 
+    @pytest.mark.slow
     def test_a_model_inside(self, expected):
         made = jax.pmap(fi.jit_init(Model().init), in_axes=(None, 0))(KEY, jnp.stack([TOKENS] * 8))
         for leaf, wanted in zip(jax.tree.leaves(made), jax.tree.leaves(expected), strict=True):

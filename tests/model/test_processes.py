@@ -116,6 +116,7 @@ def assert_own_shards_only(reports):
         assert report["large"] == 4 * np.prod(worker.LARGE) // COUNT
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported_at_once():
     begun = time.monotonic()
     with pytest.raises(Failed, match=rf"exit code {worker.DIED}: [\s\S]*this one dies"):

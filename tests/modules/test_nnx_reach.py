@@ -140,7 +140,7 @@ def scanned(make, **inits):
     return lambda key: nnx.state(stack(0, nnx.Rngs(key))[1], nnx.Not(nnx.RngState))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("around", [plain, vmapped, scanned])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_rule_is_the_model_built_with_its_initializer(name, around):
@@ -177,6 +177,7 @@ def module(make, **inits):
     return lambda key: make(nnx.Rngs(key), **inits)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("returned", [pure, split, jit_inside, module])
 def test_the_model_is_found_in_whatever_the_function_returns(returned):
     rules = {"**/linear/kernel": FAN, "**/attention/query/kernel": FAN}
@@ -353,6 +354,7 @@ def test_a_trace_that_is_kept_hides_no_modules():
     assert_same(nnx.state(make(nnx.Rngs(KEY)), nnx.Param), plain_state)
 
 
+@pytest.mark.slow
 def test_threads_do_not_meet():
     results, barrier = {}, threading.Barrier(2)
 

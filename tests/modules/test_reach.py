@@ -298,7 +298,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(5, rest="thorough")
+@pytest.mark.sampled(15, rest="thorough")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_rule_is_the_model_built_with_its_initializer(name):
@@ -350,7 +350,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.sampled(4, rest="thorough")
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("chosen", [0, 1])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_rule_stops_at_its_module(name, chosen):
@@ -565,7 +565,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.sampled(4, rest="thorough")
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_model_is_found_in_whatever_the_function_returns(name):
     function, path = FUNCTIONS[name]
@@ -870,6 +870,7 @@ def test_bound_modules_that_make_nothing_are_left_alone():
     assert seen and not any("param" in names or flags for names, flags in seen)
 
 
+@pytest.mark.slow
 def test_threads_do_not_meet():
     model = Shared(nn.Dense(8))
     inits = [flax_inits.uniform(-0.1 * n, 0.1 * n) for n in range(1, 5)]

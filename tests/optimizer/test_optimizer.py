@@ -65,6 +65,7 @@ MIXED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_leaf_has_its_owner(name):
     """Labelled leaves lie at a path in which the param's occurs; all others are accounted for."""
@@ -165,7 +166,7 @@ def test_worked_truth(name):
         jax.tree.map(np.testing.assert_array_equal, reset["body"], kept["body"])
 
 
-@pytest.mark.sampled(3, rest="thorough")
+@pytest.mark.sampled(9, rest="thorough")
 @pytest.mark.parametrize("name", RUN)
 def test_all_of_it_is_a_fresh_state(name):
     """With every param chosen and counts reset, only settings and random keys are left."""
@@ -477,6 +478,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", FLAT)
 def test_flattened_copies_of_the_old_params_are_reported(name, wrapper):
@@ -538,6 +540,7 @@ STACKED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", STACKED)
 def test_states_that_pmap_replicated(name):
     """As the state of one copy, replicated: for what keeps scalars or looks at ranks, too."""

@@ -46,6 +46,7 @@ def names_after(page):
     return names
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run_and_print_what_is_said(page):

@@ -103,6 +103,7 @@ def test_values_before_the_activation_are_noticed():
         dormant(hidden.astype(jnp.bfloat16), 0.1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "activation", [nn.relu, nn.gelu, nn.silu, nn.elu, nn.selu, nn.tanh, nn.soft_sign, nn.sigmoid]
 )
@@ -473,7 +474,7 @@ def test_under_jit_and_scan():
     jax.tree.map(np.testing.assert_array_equal, scanned, eager)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_on_a_mesh(kind):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
@@ -508,6 +509,7 @@ def test_on_a_mesh(kind):
 MESH = jax.make_mesh((8,), "x", axis_types=(AxisType.Explicit,))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("context", [contextlib.nullcontext, lambda: jax.set_mesh(MESH)])
 def test_new_leaves_are_where_the_old_ones_were(context, sharded):

@@ -38,6 +38,7 @@ def only(leaf, *other):
 # Values
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("on_host", [False, True], ids=["jax", "numpy"])
 @pytest.mark.parametrize(
     "dtype",
@@ -197,6 +198,7 @@ def test_leaves_without_values_to_compare():
     assert only(*abstract).change is None
 
 
+@pytest.mark.slow
 def test_how_far():
     rng = np.random.default_rng(2)
     old = rng.normal(size=(30, 40)).astype(np.float32)
@@ -274,6 +276,7 @@ def test_equal_leaves_share_a_program():
     assert first.programs == 2 and then.programs == 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_leaves():
     tree = {
         f"block_{i}": {

@@ -81,6 +81,7 @@ def test_rows_of_a_network_of_functions_and_modules():
     assert kinds(flax_inits.signal(model, variables, X)) == []
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_loss():
     def net(kernels, x, record):
         for i, kernel in enumerate(kernels):
@@ -382,6 +383,7 @@ def test_what_enters_the_first_layer_is_its_own_layer():
     assert kinds(of(Unscaled()))[0] == ("exploding", "activations", "→ Dense_0")
 
 
+@pytest.mark.slow
 def test_dead_units_by_their_biases():
     class Dead(nn.Module):
         @nn.compact
@@ -395,6 +397,7 @@ def test_dead_units_by_their_biases():
     assert "100% of the units are 0 for the whole batch" in str(report)
 
 
+@pytest.mark.slow
 def test_a_scanned_network_that_vanishes():
     class Small(nn.Module):
         @nn.compact

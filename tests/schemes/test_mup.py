@@ -87,6 +87,7 @@ def test_the_base_model_itself_is_left_alone():
     assert str(mup).endswith(said) and said in mup._repr_html_() and said not in str(network())
 
 
+@pytest.mark.slow
 def test_a_narrower_model_is_scaled_up():
     """By the inverse of what growing as much asks for."""
     grown, shrunk = fi.mup(init_fn(32), init_fn(64)).rows, fi.mup(init_fn(64), init_fn(32)).rows
@@ -134,7 +135,7 @@ def test_it_prints_as_a_table():
 RULES = {"Embed_0": fi.normal(1.0), "position": fi.zeros(), "**/kernel": fi.normal(0.1)}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("through", ["reinit", "reinit with init_fn", "jit_init"])
 def test_rules_have_the_standard_deviations_of_the_table(through):
     rules = network().rules(RULES)

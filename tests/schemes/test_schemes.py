@@ -285,6 +285,7 @@ def test_deepnorm_of_a_transformer(scanned):
         assert kernel.std() == pytest.approx(expected, rel=4.9 / math.sqrt(2 * kernel.size))
 
 
+@pytest.mark.sampled(3)
 def test_deepnorm_by_stored_shape(form):
     params = form(
         {n: {"kernel": jnp.ones((256, 256)), "bias": jnp.ones(4)} for n in ("key", "out")}
@@ -384,6 +385,7 @@ def mlp(bias=0.0):
 MLP_LAYERS = [("layers_0",), ("layers_2",)]
 
 
+@pytest.mark.slow
 def test_lsuv_scales_orthogonal_kernels_no_more_than_it_must():
     model, variables, x = mlp()
     exact = fi.lsuv(KEY, model, variables, x, target_std=0.5, tol=1e-4)
@@ -396,6 +398,7 @@ def test_lsuv_scales_orthogonal_kernels_no_more_than_it_must():
         np.testing.assert_allclose(scaled, start * (scaled[0, 0] / start[0, 0]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_lsuv_with_biases_takes_more_steps():
     model, variables, x = mlp(bias=0.5)
     with pytest.raises(ValueError, match=r"after 1 steps, where 1 is asked for.*allow more steps"):
@@ -441,7 +444,7 @@ class Shared(nn.Module):
         return nn.Dense(3, name="last")(layer(nn.relu(layer(x))))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_lsuv_scales_a_shared_layer_at_its_first_call(wrapped):
     model, x = Shared(wrapped), jax.random.normal(KEY, (64, 8))
@@ -578,7 +581,7 @@ REJECTED = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("model", "options", "message"), REJECTED.values(), ids=REJECTED)
 def test_lsuv_rejects(model, options, message):
     variables = model.init(KEY, X)

@@ -104,6 +104,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "donors", [np.asarray, jnp.asarray, "sharded"], ids=["numpy", "jax", "sharded"]
 )

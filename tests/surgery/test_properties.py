@@ -167,6 +167,7 @@ def test_reset_optimizer(tree, data):
         assert not value.any() if name in chosen else value is kept
 
 
+@pytest.mark.slow
 @given(trees(st.sampled_from(["normal", "uniform", "zeros"]) | st.none()), st.data())
 @settings(max_examples=8)
 def test_jit_init(recipe, data):

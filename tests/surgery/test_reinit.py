@@ -80,6 +80,7 @@ class TestValues:
         assert (after["head"]["kernel"] == 0).all() and (after["body"]["bias"] == 0).all()
         assert (after["body"]["kernel"] == 1).all()
 
+    @pytest.mark.slow
     def test_two_hash_seeds_agree(self):
         code = (
             "import jax, jax.numpy as jnp, flax_inits as fi\n"
@@ -262,6 +263,7 @@ TREES = st.dictionaries(
 
 
 class TestAnyTree:
+    @pytest.mark.slow
     @hypothesis.given(shapes=TREES, data=st.data())
     @hypothesis.settings(max_examples=40)
     def test_what_is_not_chosen_is_the_same_and_what_is_depends_on_its_path_alone(
@@ -283,12 +285,14 @@ class TestAnyTree:
 
 
 class TestDtypes:
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "complex64"])
     def test_the_leafs_own_dtype_is_drawn(self, dtype):
         init = nn.initializers.normal(1.0)
         after = fi.reinit(KEY, {"a": jnp.ones((5, 4), dtype)}, {"a": init})
         assert_same_bits(after["a"], expected(init, "a", (5, 4), dtype))
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("dtype", ["float64", "complex128"])
     def test_wide_leaves(self, dtype):
         init = nn.initializers.normal(1.0)
@@ -763,6 +767,7 @@ class TestTransformed:
         for run in runs:
             assert_same_bits(run["head"]["kernel"], wanted["head"]["kernel"])
 
+    @pytest.mark.sampled(2)
     def test_vmap_over_keys_and_over_params(self, rules):
         keys, params = jax.random.split(KEY, 3), tree()
         many = jax.vmap(lambda key: fi.reinit(key, params, rules))(keys)

@@ -66,6 +66,7 @@ def placed(request):
 
 
 class TestPlaces:
+    @pytest.mark.sampled(4)
     @pytest.mark.parametrize("init", [XAVIER, fi.normal(0.1), nn.initializers.zeros], ids=label)
     def test_rules(self, placed, init):
         after = fi.reinit(KEY, placed, {"**": init}, donate=True)
@@ -74,6 +75,7 @@ class TestPlaces:
             assert_alike(after[name], placed[name])
             assert_same_bits(after[name], plain)
 
+    @pytest.mark.sampled(3)
     def test_init_fn(self, placed):
         after, wanted = fi.reinit(KEY, placed, "**", init_fn=init_fn), jax.jit(init_fn)(KEY)
         for name, leaf in placed.items():
@@ -137,6 +139,7 @@ class TestPlaces:
 class TestMeshInUse:
     """Under `jax.set_mesh`, a leaf still stays where it lives."""
 
+    @pytest.mark.sampled(4)
     @pytest.mark.parametrize("used", [LINE, TYPED], ids=["auto", "explicit"])
     def test_values_and_places(self, used, placed):
         plain = fi.reinit(KEY, params(), {"**": XAVIER})
@@ -252,6 +255,7 @@ class TestPmap:
         step = {"step": jax.pmap(double), "named step": jax.pmap(double, axis_name="batch")}
         return step.get(request.param, lambda params: params)(params)
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize("init", [XAVIER, fi.normal(1.0)], ids=label)
     def test_a_plain_initializer_would_make_replicas_diverge(self, replicas, init):
         match = r"holds one copy for each device of pmap.*Use replicated\("
@@ -259,6 +263,7 @@ class TestPmap:
             fi.reinit(KEY, replicas, {"**": init}, donate=True)
         assert not replicas["kernel"].is_deleted()
 
+    @pytest.mark.sampled(3)
     def test_replicated_stacked_and_constants_are_right(self, replicas):
         rules = {"kernel": fi.replicated(XAVIER), "bias": nn.initializers.ones}
         after = fi.reinit(KEY, replicas, rules)

@@ -160,6 +160,7 @@ def net():
 
 
 class TestStoredShapes:
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize(
         "where, init, named",
         [
@@ -182,6 +183,7 @@ class TestStoredShapes:
         if where.startswith("layers/Dense"):
             fi.reinit(KEY, params, {f"{where}/kernel": fi.stacked(init)})
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize(
         "init",
         [

@@ -177,6 +177,7 @@ def test_who_takes_whole_leaves_alone(use):
         use(at("e", 1))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "complex64", "key"])
 def test_splicing_keeps_every_other_bit(dtype):
     def leaf(seed):

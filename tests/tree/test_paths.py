@@ -157,6 +157,7 @@ def test_nnx_state_and_nnx_module():
     assert chosen(state, nnx.to_pure_dict(mask)) == ["layers/1/bias", "layers/1/kernel"]
 
 
+@pytest.mark.slow
 def test_flax_nnx_is_not_imported_for_the_sake_of_its_boxes():
     code = (
         "import sys, flax_inits._tree.selection as p; "
@@ -292,6 +293,7 @@ def test_params_called_count_and_mu():
     assert chosen(tree, "**/count") == ["count", "mu/count"]
 
 
+@pytest.mark.slow
 def test_deep_and_wide_trees_take_linear_time():
     deep = 0
     for level in range(900):
@@ -749,6 +751,7 @@ def test_globs_agree_with_a_slow_matcher(tree, pattern):
     assert matches(pattern, names, leaves, tree) == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(TREES, PATTERNS, PATTERNS)
 def test_unions_only_add_and_structures_stay(tree, first, second):
