@@ -65,7 +65,7 @@ def assert_as_whole(function, made, expected):
             raise AssertionError(f"{function}, {name}: {error}") from None
 
 
-@pytest.mark.parametrize("first", seeds(0, 300, FUNCTIONS, in_ci=100))
+@pytest.mark.parametrize("first", seeds(0, 300, FUNCTIONS, in_ci=140))
 @pytest.mark.usefixtures("standard_promotion")
 def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
     x = jnp.asarray(X)
@@ -75,7 +75,7 @@ def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
         assert_as_whole(function, flax_inits.jit_init(function)(KEY, x), expected)
 
 
-@pytest.mark.parametrize("first", seeds(1000, 1060, FUNCTIONS, in_ci=20))
+@pytest.mark.parametrize("first", seeds(1000, 1060, FUNCTIONS, in_ci=30))
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_table_is_what_it_was_when_it_was_traced(first):
     x = jnp.asarray(X)
@@ -95,7 +95,7 @@ def test_a_table_is_what_it_was_when_it_was_traced(first):
         assert_as_whole(function, init(KEY, x), expected)
 
 
-@pytest.mark.parametrize("first", seeds(2000, 2060, FUNCTIONS, in_ci=20))
+@pytest.mark.parametrize("first", seeds(2000, 2060, FUNCTIONS, in_ci=30))
 @pytest.mark.usefixtures("standard_promotion")
 def test_some_leaves_by_init_fn_are_as_with_all_the_others(first):
     x = jnp.asarray(X)
