@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         marker = item.get_closest_marker("sampled")
         if marker:
-            name = item.nodeid.split("[")[0]
+            name = re.split(r"\[|_\(", item.nodeid)[0]  # pytest writes [case], absl _(case)
             if seen[name] % marker.args[0]:
                 item.add_marker(marker.kwargs.get("rest", "slow"))
             seen[name] += 1

@@ -49,7 +49,7 @@ def reference(key, index):
     return x0 ^ x1
 
 
-@pytest.mark.sampled(9, rest="thorough")
+@pytest.mark.sampled(18, rest="thorough")
 @pytest.mark.parametrize("partitionable", [True, False])
 @pytest.mark.parametrize("bit_width", [8, 16, 32, 64])
 @pytest.mark.parametrize("x64", [True, False])
@@ -97,7 +97,7 @@ def test_legacy_keys_belong_to_the_default_implementation():
         )
 
 
-@pytest.mark.sampled(9, rest="thorough")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", "bfloat16", "float16", "complex64", "complex128"]
 )
@@ -280,7 +280,7 @@ class Net(nn.Module):
         return nn.MultiHeadDotProductAttention(2)(x, x)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("jitted", [True, False])
 def test_linen_models_initialise_the_same(key, fused, jitted):
     init = jax.jit(Net().init) if jitted else Net().init

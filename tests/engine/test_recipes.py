@@ -137,6 +137,7 @@ def test_recipes_that_differ(pair):
         assert_as_jit(fun, KEY)  # in one process, so that one could be mistaken for the other
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_closures_that_look_alike():
     def scaled(scale):

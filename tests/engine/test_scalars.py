@@ -47,7 +47,7 @@ def assert_casts_as_xla(source, target):
     assert kept or "8" in str(target)
 
 
-@pytest.mark.sampled(27)
+@pytest.mark.sampled(60)
 @pytest.mark.parametrize("pair", list(itertools.permutations(DTYPES, 2)), ids="-".join)
 def test_casts_are_those_of_xla(pair):
     assert_casts_as_xla(*pair)

@@ -50,7 +50,7 @@ def halves(key):
 SHARED = [turned, three_ways, one_key_twice, scanned, halves]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fun", [reduced, *SHARED])
 def test_what_shares_a_draw_is_rounded_as_one_program_rounds_it(fun):
     init, jitted = flax_inits.jit_init(fun), jax.jit(fun)
@@ -95,7 +95,7 @@ BY_TABLE = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", BY_TABLE)
 def test_scalars_of_closed_over_tables(how):
     for table in (TABLE, TABLE * 3, -TABLE):

@@ -22,6 +22,7 @@ def assert_std(values, expected):
 # Sine networks
 
 
+@pytest.mark.slow
 def test_siren_keeps_its_distribution_through_ten_layers():
     width, w0 = 2048, 30.0
     keys = jax.random.split(KEY, 10)
@@ -197,6 +198,7 @@ def test_lru_eigenvalues_are_uniform_on_a_ring(r_min, r_max):
     assert stats.kstest(phase / 3.14, "uniform").pvalue > ALARM
 
 
+@pytest.mark.slow
 def test_lru_has_no_infinite_parameters():
     # Among 2^23 values of a 23-bit uniform about 60 % occur; 0, with the infinite logarithm, too.
     for init in (fi.lru_theta_log(), fi.lru_nu_log(0.0, 1.0)):

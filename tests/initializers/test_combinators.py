@@ -61,7 +61,7 @@ COMBINED = [
 ]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "init", ANY_KIND, ids=lambda init: getattr(init, "__name__", type(init).__name__)
 )
@@ -114,6 +114,7 @@ def test_an_error_of_the_users_own_passes_through():
         fi.stacked(broken)(KEY, (2, 3))
 
 
+@pytest.mark.slow
 def test_the_default_dtype_is_the_inner_ones():
     for init in (fi.normal(1.0, dtype=jnp.bfloat16), jax.nn.initializers.normal(1.0, jnp.bfloat16)):
         for combine in COMBINED[:4]:
@@ -124,7 +125,7 @@ def test_the_default_dtype_is_the_inner_ones():
 # stacked, replicated, blocks
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 def test_stacked_draws_each_slice_with_its_own_key():
     kaiming = jax.nn.initializers.he_normal()
     keys = jax.random.split(KEY, 5)
@@ -169,6 +170,7 @@ def test_axes_that_the_shape_lacks():
             factory(fi.zeros())(KEY, ())
 
 
+@pytest.mark.slow
 def test_replicated_repeats_one_draw():
     init = fi.normal(1.0)
     for axes, shape in ((0, (5, 3, 4)), (-1, (3, 4, 5)), ((0, 2), (2, 3, 5, 4))):

@@ -78,7 +78,7 @@ def test_transformations_agree(case):
         assert case.fixed == bool(jnp.all(mapped[0] == mapped[1]))
 
 
-@pytest.mark.sampled(15)
+@pytest.mark.sampled(30)
 @every_case
 def test_shapes_and_key_implementations(case):
     init = case.make()

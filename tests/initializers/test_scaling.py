@@ -198,6 +198,7 @@ def test_gains_that_do_not_exist(call, error, message):
 ACTIVATIONS = [jax.nn.relu, jnp.tanh, jax.nn.gelu, jax.nn.silu]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_the_gain_is_a_fixed_point_of_depth(function):
     # The second moment of infinitely wide layers: q -> gain² E[f(√q z)²], iterated 50 times.
@@ -211,7 +212,7 @@ def test_the_gain_is_a_fixed_point_of_depth(function):
     assert moment == pytest.approx(1, rel=0.02)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_fifty_layers_keep_the_second_moment(function):
     width, depth = 512, 50

@@ -243,7 +243,7 @@ def test_sparse_counts_are_exact(axis, sparsity):
     np.testing.assert_array_equal(zeros, int(np.ceil(sparsity * values.shape[axis])))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("share, size, zeros", [(0.55, 100, 55), (0.07, 100, 7), (5 / 6, 90, 75)])
 def test_sparse_counts_are_of_the_share_as_written(share, size, zeros):
     init = fi.sparse(share, base=fi.ones())

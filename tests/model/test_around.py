@@ -69,7 +69,7 @@ AROUND = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", AROUND)
 def test_transformations_around(name):
     if name == "shard_map":

@@ -65,13 +65,14 @@ def assert_as_jit(fun, *args):
     return {row.recipe.partition(":")[0] for row in init.plan(*args).rows}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_an_annotated_model_is_made_leaf_by_leaf(name, kind):
     with jax.set_mesh(mesh_of(KINDS[kind])):
         assert "the whole function" not in assert_as_jit(MODELS[name][0], KEY)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rules_on_annotated_leaves_keep_their_sharding(kind):
     rules = {"linear/*": flax_inits.normal(1.0)}

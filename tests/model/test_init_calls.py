@@ -170,6 +170,7 @@ class Deep(nn.Module):
 X = jnp.ones((2, 3, 24))
 
 
+@pytest.mark.slow
 def test_compilations_do_not_grow_with_depth_nor_repeat():
     found = []
     for depth in (2, 7):

@@ -168,7 +168,7 @@ def test_streams_collections_and_outputs():
     assert_as_jit(model.init, stream, X)
 
 
-@pytest.mark.sampled(8, rest="thorough")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["legacy", "rbg", "unsafe_rbg"])
 @pytest.mark.parametrize("name", ["scan", "experts", "norms"])
 def test_linen_with_other_keys(name, kind):
@@ -209,6 +209,7 @@ class Splitter:
         return jax.nn.relu(x @ w)
 
 
+@pytest.mark.slow
 def test_split_by_hand():
     def init(key, x):
         net = Splitter(key)

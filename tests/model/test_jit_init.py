@@ -137,7 +137,7 @@ def test_models_are_those_of_jit(name):
     as_jit(model.init, KEY, x)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")])
 def test_keys_of_every_kind(key):
     as_jit(Stack(1).init, key, X)
@@ -280,6 +280,7 @@ def test_exact_shapes_are_the_pool_s_values(monkeypatch):
     assert_same(exact(KEY), pooled)
 
 
+@pytest.mark.slow
 def test_depth_costs_no_compilation():
     with count_compiles() as shallow:
         flax_inits.jit_init(Stack(2).init)(KEY, jnp.ones((2, 4, 8)))

@@ -64,6 +64,7 @@ class TestFactories:
         if init.__name__ not in self.MIXED:
             assert not COLLECTIVE.findall(compiled.as_text())
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize(
         "init",
         [fi.blocks([fi.normal(1.0), fi.uniform(0, 1)], axis=-1), fi.sparse(0.5), fi.chrono(64.0)],
@@ -84,7 +85,7 @@ class TestFactories:
         values = init(KEY, shape, out_sharding=sharding)
         assert values.sharding == sharding and bits(values) == bits(init(KEY, shape))
 
-    @pytest.mark.sampled(45, rest="thorough")
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "init",
         [fi.mixture(), fi.uniform(0, 1), fi.normal(1.0), fi.he_normal(), fi.truncated_normal(1.0)],
@@ -210,6 +211,7 @@ class TestModels:
             # Where types name axes, JAX traces draws otherwise, and jax.jit rounds otherwise too.
             np.testing.assert_allclose(leaf, other, rtol=2e-7)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scan", [False, True])
     def test_lean_programs_without_collectives(self, scan):
         model, out_shardings = Model(scan=scan), largest_axis(GRID)
@@ -268,7 +270,7 @@ class TestAbstractMeshes:
 class TestNamedAxes:
     """Boxes with names of axes, of the mesh or logical ones, decide where leaves are."""
 
-    @pytest.mark.sampled(2)
+    @pytest.mark.slow
     @pytest.mark.parametrize("mesh, scan", [(GRID, False), (TYPED, True)], ids=["auto", "explicit"])
     def test_logical(self, mesh, scan):
         model = Model(nn.with_logical_partitioning, scan)
@@ -327,7 +329,7 @@ class TestPmap:
             warnings.simplefilter("ignore", DeprecationWarning)
             return jax_utils.replicate(params)
 
-    @pytest.mark.sampled(6)
+    @pytest.mark.slow
     def test_replicas_stay_identical(self, params, replicas):
         rules = {"head/kernel": fi.mixture(), "**/up/kernel": nn.initializers.orthogonal()}
         over = {where: fi.replicated(init) for where, init in rules.items()}
@@ -366,6 +368,7 @@ CHUNKS = 8
 """Programs for the whole table."""
 
 
+@pytest.mark.sampled(7)
 class TestVariants(chex.TestCase):
     """The table as chex runs it; what is jitted, the contract suite compares."""
 

@@ -177,7 +177,7 @@ def module(make, **inits):
     return lambda key: make(nnx.Rngs(key), **inits)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("returned", [pure, split, jit_inside, module])
 def test_the_model_is_found_in_whatever_the_function_returns(returned):
     rules = {"**/linear/kernel": FAN, "**/attention/query/kernel": FAN}
@@ -209,6 +209,7 @@ def annotated(rngs, init=DEFAULT):
     return nnx.Linear(4, 6, kernel_init=kernel_init, rngs=rngs)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_what_with_partitioning_adds_is_kept(kind):
     boxed = nnx.with_partitioning(FAN, ("model", None))
@@ -335,6 +336,7 @@ def test_wrong_arguments_fail_in_the_words_of_python():
         with_rules(lambda key: nnx.state(nnx.Linear(2, 2)), {"kernel": FAN})(KEY)  # type: ignore
 
 
+@pytest.mark.slow
 def test_rules_within_rules():
     inner = with_rules(plain(Block), {"linear/kernel": FAN})
     both = jitted(with_rules(inner, {"attention/*/kernel": FAN}))(KEY)

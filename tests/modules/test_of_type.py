@@ -98,6 +98,7 @@ class HoldsLiftedSetup(nn.Module):
         return nn.remat(LiftedSetup)(name="lifted")(nn.Dense(4, name="table")(x))
 
 
+@pytest.mark.slow
 def test_lifted_modules():
     variables = variables_of(Lifted(), X)
     kernels = {

@@ -298,7 +298,7 @@ CASES = {
 }
 
 
-@pytest.mark.sampled(15, rest="thorough")
+@pytest.mark.sampled(30, rest="thorough")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_rule_is_the_model_built_with_its_initializer(name):
@@ -366,7 +366,7 @@ def in_sequence(layer, inits):
     return nn.Sequential([layer(kernel_init=init) for init in inits])
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("chain", [Chain, in_sequence])
 @pytest.mark.parametrize("layer", [JittedCall, nn.jit(functools.partial(nn.Dense, 8))])
 @pytest.mark.parametrize("chosen", [0, 1])
@@ -616,6 +616,7 @@ def test_params_that_are_one_array_are_told_apart_by_path():
     assert not np.array_equal(got["LayerNorm_1"]["scale"], table)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("factor", [1, 2])
 def test_two_models_of_one_structure_are_not_confused(factor):
     """Doubled, no leaf is the value that a module made; what it is derived from tells."""
@@ -641,6 +642,7 @@ class Nested(nn.Module):
         return inner.apply({"params": weights}, nn.Dense(8)(x))
 
 
+@pytest.mark.slow
 def test_models_within_models_are_reached():
     got = applied(Nested().init, {"params/inner/kernel": FAN}, KEY, X)
     assert_same(got, jitted(Nested(FAN).init)(KEY, X))
@@ -682,6 +684,7 @@ def test_an_initializer_of_more_than_the_param_is_left_alone():
     assert explained(Picks().init, {"params/kernel": WIDE}, KEY, X) == {"params/kernel": STORED}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("path", ["params/bare", "batch_stats/BatchNorm_0/mean"])
 def test_other_leaves_are_made_at_their_stored_shape(path):
     got, plain = applied(Bare().init, {path: WIDE}, KEY, X), jitted(Bare().init)(KEY, X)

@@ -51,7 +51,7 @@ def is_kept(entry, leaf):
     return entry.kind == "setting" and not random
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("box", [lambda tree: tree, boxed], ids=["plain", "boxed"])
 @pytest.mark.parametrize("name", NAMES)
 def test_identity(name, box):
@@ -66,7 +66,7 @@ def test_identity(name, box):
         assert got.dtype == ours.dtype and bool((got == want).all()), entry
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", NAMES)
 def test_renamed_params(name):
     """Another name for a layer, and one layer more, which is fresh."""

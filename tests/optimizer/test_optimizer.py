@@ -65,7 +65,7 @@ MIXED = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_leaf_has_its_owner(name):
     """Labelled leaves lie at a path in which the param's occurs; all others are accounted for."""
@@ -166,7 +166,7 @@ def test_worked_truth(name):
         jax.tree.map(np.testing.assert_array_equal, reset["body"], kept["body"])
 
 
-@pytest.mark.sampled(9, rest="thorough")
+@pytest.mark.sampled(27, rest="thorough")
 @pytest.mark.parametrize("name", RUN)
 def test_all_of_it_is_a_fresh_state(name):
     """With every param chosen and counts reset, only settings and random keys are left."""
@@ -372,6 +372,7 @@ TREES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(TREES)
 def test_owners_in_any_tree(spec):
     """With Adam in a mask, moments come in the order of the params, whatever these are called."""

@@ -382,6 +382,7 @@ def test_nnx_inside_of_jit():
     assert int(rngs["default"].count[...]) == 1
 
 
+@pytest.mark.slow
 def test_replicas_train_on_as_one():
     """Equal on all devices of pmap after the reset, and after a step that follows it."""
     params = {"body": jnp.ones((3, 4)), "head": jnp.ones((4, 2))}

@@ -46,7 +46,7 @@ def names_after(page):
     return names
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(20)
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run_and_print_what_is_said(page):
@@ -140,6 +140,7 @@ def test_our_calls_run(code):
     assert eval(code, names) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_what_is_not_to_be_trained_stays():
     (code,) = (row.values[0] for row in our_calls() if row.id == "train the head alone")

@@ -474,7 +474,7 @@ def test_under_jit_and_scan():
     jax.tree.map(np.testing.assert_array_equal, scanned, eager)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_on_a_mesh(kind):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))

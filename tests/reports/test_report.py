@@ -249,6 +249,7 @@ def test_sharded_leaves_are_never_gathered():
         assert "all-gather" not in program.as_text() and "all-reduce" in program.as_text()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_under_a_mesh_and_on_several_devices(kind):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
@@ -363,6 +364,7 @@ def test_shares_are_never_rounded_to_none_or_all():
     assert ">99.9%" in str(flax_inits.summary({"a": values.at[1:].set(0)}))
 
 
+@pytest.mark.slow
 def test_plot():
     pyplot = pytest.importorskip("matplotlib.pyplot")
     old = {"a": jnp.arange(4.0), "b": {"c": jnp.ones(3)}, "k": jax.random.key(0)}

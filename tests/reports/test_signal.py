@@ -118,6 +118,7 @@ def test_a_number_that_is_recorded():
     assert rows["half"].gradient == pytest.approx(abs(2 * float(X.sum())), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_go_through_all_later_uses():
     class Residual(nn.Module):
         @nn.compact
@@ -146,7 +147,7 @@ class Scanned(nn.Module):
         return nn.Dense(4)(scan(name="blocks")(x, None)[0])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [Block, nn.remat(Block)], ids=["scan", "scan of remat"])
 def test_each_step_of_a_scan_has_its_rows(block):
     model = Scanned(block)
@@ -233,6 +234,7 @@ def test_any_function_that_runs_modules():
     assert flax_inits.signal(model, variables, np.asarray(X)).rows == expected.rows
 
 
+@pytest.mark.slow
 def test_methods_and_several_inputs():
     class Two(nn.Module):
         def setup(self):
@@ -374,6 +376,7 @@ def test_where_it_begins():
     ]
 
 
+@pytest.mark.slow
 def test_what_enters_the_first_layer_is_its_own_layer():
     class Unscaled(nn.Module):
         @nn.compact
@@ -418,6 +421,7 @@ def test_gradients_that_are_not_finite():
 # How it is shown
 
 
+@pytest.mark.slow
 def test_text_rich_and_html():
     report = of(MLP(init.normal(0.01), nn.tanh, depth=6))
     lines = str(report).splitlines()

@@ -60,6 +60,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_rows_are_the_papers_table():
     rows = {"/".join(row.path): row for row in network().rows}
     assert list(map(tuple, fi.paths(jax.eval_shape(init_fn(128), KEY)))) == [
@@ -71,6 +72,7 @@ def test_rows_are_the_papers_table():
         assert found == expected, path
 
 
+@pytest.mark.slow
 def test_dimensions_that_grow_unequally():
     """The up-projection's outputs grow 4 times as much as its inputs, SGD's rate with them."""
     mup = fi.mup(init_fn(32), init_fn(64, spread=4))
@@ -79,6 +81,7 @@ def test_dimensions_that_grow_unequally():
     assert (conv.stddev, conv.adam, conv.sgd) == (8**-0.5, 1 / 8, 1 / 4)
 
 
+@pytest.mark.slow
 def test_the_base_model_itself_is_left_alone():
     mup = fi.mup(init_fn(32), init_fn(32))
     for row in mup.rows:
@@ -135,7 +138,7 @@ def test_it_prints_as_a_table():
 RULES = {"Embed_0": fi.normal(1.0), "position": fi.zeros(), "**/kernel": fi.normal(0.1)}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("through", ["reinit", "reinit with init_fn", "jit_init"])
 def test_rules_have_the_standard_deviations_of_the_table(through):
     rules = network().rules(RULES)

@@ -110,6 +110,7 @@ def test_chrono_gates_of_the_optimized_cell_draw_the_same():
     np.testing.assert_array_equal(leaves(one)[bias], leaves(other)[bias])
 
 
+@pytest.mark.slow
 def test_chrono_gates_choose_cells():
     new = fi.chrono_gates(KEY, recurrent(), 9.0, where="layers_1")
     assert_only(biases("layers_1"), recurrent(), new)
@@ -444,7 +445,7 @@ class Shared(nn.Module):
         return nn.Dense(3, name="last")(layer(nn.relu(layer(x))))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_lsuv_scales_a_shared_layer_at_its_first_call(wrapped):
     model, x = Shared(wrapped), jax.random.normal(KEY, (64, 8))

@@ -67,7 +67,7 @@ def checkpoint(tmp_path_factory):
     return params, folder
 
 
-@pytest.mark.sampled(18)
+@pytest.mark.slow
 @pytest.mark.parametrize("place", OTHERS)
 def test_the_same_values_on_another_mesh(checkpoint, place):
     params, folder = checkpoint

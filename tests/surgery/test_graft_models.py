@@ -138,6 +138,7 @@ def deeper(path):
     return (f"{name}_{int(number) // 2}", *path[1:])
 
 
+@pytest.mark.slow
 def test_added_blocks_that_add_nothing(loop):
     """Depth up-scaling: each copy's last layers are zero, so the residual stream passes it by."""
     deep = Model(layers=2 * LAYERS)

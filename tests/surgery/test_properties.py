@@ -73,6 +73,7 @@ def unboxed(tree):
     return plain
 
 
+@pytest.mark.slow
 @given(ANY, st.data())
 @settings(max_examples=30)
 def test_reinit(tree, data):

@@ -686,6 +686,7 @@ class TestInitFn:
         assert after["head"]["kernel"].is_deleted()
         assert (snapshot["head"]["kernel"] == 2).all()
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("key", [jax.random.PRNGKey(4), jax.random.key(4, impl="rbg")])
     def test_other_keys(self, key):
         after = fi.reinit(key, tree(), "head", init_fn=net)
@@ -757,6 +758,7 @@ class TestTransformed:
     def rules(self, request):
         return {"**/kernel": request.param, "**/bias": nn.initializers.zeros}
 
+    @pytest.mark.sampled(2)
     def test_jit(self, rules):
         params, wanted = tree(), fi.reinit(KEY, tree(), rules)
         runs = (

@@ -160,7 +160,7 @@ def net():
 
 
 class TestStoredShapes:
-    @pytest.mark.sampled(3)
+    @pytest.mark.sampled(6)
     @pytest.mark.parametrize(
         "where, init, named",
         [

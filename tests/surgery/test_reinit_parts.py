@@ -55,7 +55,7 @@ def check(old, new, whole, index, axis=0):
     assert new.committed == old.committed and new.weak_type == old.weak_type
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "path, index, axis",
     [

@@ -743,6 +743,7 @@ def slow_match(parts, path):
     return bool(path) and slow_segment(parts[0], path[0]) and slow_match(parts[1:], path[1:])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(TREES, PATTERNS)
 def test_globs_agree_with_a_slow_matcher(tree, pattern):
