@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from .grafting.filling import filled, goals
 from .grafting.growing import grow
 from .grafting.planning import Options, Planned, Taken, planned
 
-GraftRules = Mapping[Any, Any]
+GraftRules = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 """What is taken from where: where -> a pattern over the donor's paths, or `take(...)`."""
 
 _LOG = logging.getLogger("flax_inits")
@@ -54,7 +54,8 @@ def graft(
             segment. The level `value` of an Orbax restore is left out.
         rules_or_where: a mapping from `where` (see `select`) to a source, of which the first match
             wins: a pattern over the donor's paths, a function from the target's path to the
-            donor's, or `take(source, *adapters)`. Or a single `where`.
+            donor's, or `take(source, *adapters)`; or, where a `where` is a list, pairs of these
+            in a list (of strings alone they would be paths). Or a single `where`.
         key: for `grow` with an initializer.
         unused: "error" if rules leave something of the donor, or "ignore". Random keys and integer
             scalars never count, nor does anything where a single `where` is given.

@@ -63,6 +63,16 @@ def describe(where: Where) -> str:
     return "a tree of bools"
 
 
+def as_value(where: Where) -> Where:
+    """`where` with copies of its lists, so that what was built of it does not change with them."""
+    return list(map(as_value, where)) if isinstance(where, list) else where
+
+
+def hashed(where: Where) -> int:
+    """The hash of `where`, also of a union, which is a list."""
+    return hash(("union", *map(hashed, where)) if isinstance(where, list) else where)
+
+
 def is_literal(where: Where) -> bool:
     """Whether `where` is a path as `paths` returns it."""
     return isinstance(where, tuple) and all(isinstance(segment, str) for segment in where)

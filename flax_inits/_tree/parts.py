@@ -13,7 +13,7 @@ from jax.core import Tracer
 from .._base.errors import brief
 from .._base.jax_state import tracing
 from .._base.types import Array, Path, Where
-from .forms import Selector, describe
+from .forms import Selector, as_value, describe, hashed
 from .paths import show
 from .places import jitted_at, laid_out, place_of
 
@@ -40,7 +40,8 @@ def at(where: Where, index: int | slice | Sequence[int] | Sequence[bool], axis: 
         axis: which axis of the stored leaf; negative ones count from the end.
 
     Returns:
-        A `where`: equal to another one of equal arguments, and hashable if its `where` is.
+        A `where`: equal to another one of equal arguments, and hashable if what it was built of
+        is, or each of a list.
 
     Raises:
         ValueError: the index selects nothing; when it is used, the index or the axis is out of
@@ -56,7 +57,7 @@ def at(where: Where, index: int | slice | Sequence[int] | Sequence[bool], axis: 
     refuse_parts(where)
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"at needs an integer for axis, got {axis!r}.")
-    return At(where, _normalised(index), axis.__index__())
+    return At(as_value(where), _normalised(index), axis.__index__())
 
 
 class At(Selector):
@@ -99,7 +100,8 @@ class At(Selector):
         return self._value() == other._value() if isinstance(other, At) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._value())
+        where, *index = self._value()
+        return hash((hashed(where), *index))
 
     def __repr__(self) -> str:
         axis = f", axis={self.axis}" if self.axis else ""

@@ -20,6 +20,9 @@ class AllBut(forms.Selector):
 
     where: Where
 
+    def __hash__(self) -> int:
+        return hash((AllBut, forms.hashed(self.where)))
+
     def __repr__(self) -> str:
         return f"all_but({describe(self.where)})"
 
@@ -34,7 +37,8 @@ def all_but(where: Where) -> AllBut:
         where: what to leave out, as `select` takes it.
 
     Returns:
-        A `where`: equal to another one of an equal `where`, and hashable if its `where` is.
+        A `where`: equal to another one of an equal `where`, and hashable if that is, or each of a
+        list.
 
     Raises:
         ValueError: when it is used, `where` selects nothing, or everything.
@@ -46,7 +50,7 @@ def all_but(where: Where) -> AllBut:
     {'body': {'bias': True}, 'head': {'bias': False}}
     """
     refuse_parts(where)
-    return AllBut(where)
+    return AllBut(forms.as_value(where))
 
 
 def resolve(

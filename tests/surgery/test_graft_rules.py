@@ -93,6 +93,18 @@ RENAMES = {
     ),
     "a literal path": (["a*/w"], ["b/w"], {("a*",): "b"}, {}),
     "all_but": (["a/w", "head/w"], ["a/w"], {fi.all_but("head"): "**"}, {"a/w": "a/w"}),
+    "all_but a list": (
+        ["a/w", "b/w", "head/w"],
+        ["a/w"],
+        {fi.all_but(["head", "b"]): "**"},
+        {"a/w": "a/w"},
+    ),
+    "pairs": (
+        ["a/w", "b/w", "c/w"],
+        ["a/w", "b/w", "x/w"],
+        [(["a", "b"], take("**")), ("c", "x")],
+        {"a/w": "a/w", "c/w": "x/w"},
+    ),
     "the first match wins": (
         ["a/w", "a/b"],
         ["x/w", "y/b"],
@@ -219,6 +231,25 @@ def test_sources_of_another_type(source, match):
         fi.graft({"a": {"w": jnp.ones(2)}}, numbered("x/w"), {"a": source})
 
 
+@pytest.mark.parametrize(
+    "rules, error, match",
+    [
+        (None, TypeError, r"needs rules, \{where: source\}, or a single where.*got None"),
+        (take("x"), TypeError, r"needs rules.*got take\('x'\)"),
+        (grow(axis=0), TypeError, r"needs rules.*got grow\(axis=0\)"),
+        (("a", take("x")), TypeError, r"One rule is written \{where: source\}; got \('a', take"),
+        ([("a", take("x"), "y")], ValueError, r"A rule is a pair \(where, source\), got \('a', ta"),
+        ([("a", "x")], ValueError, r"these are paths; rules for them are a mapping, \{'a': 'x'\}"),
+        ({"a": fi.normal(1)}, TypeError, r"normal\(1\) was asked for the donor's path of 'a/w'"),
+    ],
+)
+def test_what_is_no_rules(rules, error, match):
+    with pytest.raises(error) as caught:
+        fi.graft({"a": {"w": jnp.ones(2)}}, numbered("x/w"), rules)
+    text = "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert re.search(match, text)
+
+
 def test_a_mask_is_no_mapping_of_rules():
     params, donor = {"a": jnp.ones(2), "b": jnp.ones(2)}, {"a": jnp.zeros(2), "b": jnp.zeros(2)}
     for mask in ({"a": True, "b": False}, {"a": np.bool_(True), "b": jnp.asarray(False)}):
@@ -250,6 +281,8 @@ def test_leaves_that_nobody_takes():
         fi.graft(params, donor, {"a": "a"}, drop="cls")
     with pytest.raises(ValueError, match="In drop, 'cls/x' selects no leaf.*Did you mean 'cls/"):
         fi.graft(params, donor, {"a": "a"}, drop=["cls/x", "pooler"])
+    with pytest.raises(ValueError, match="drop names 'a/w' of the donor, which.*'a' takes: leave"):
+        fi.graft(params, donor, {"a": "a"}, drop=["cls", "pooler", "**/w"])
     for options in ({"unused": "ignore"}, {"drop": ["cls", "pooler"]}):
         assert fi.graft(params, donor, {"a": "a"}, **options)["a"]["w"][0] == 0
     assert fi.graft(params, donor, "a")["a"]["w"][0] == 0
@@ -305,7 +338,7 @@ FIT = {
     "heads": ((4, 2, 3), np.zeros((4, 6), "f"), r"reshape\(4, 2, 3\)"),
     "layers": ((5, 3), np.zeros(3, "f"), r"tile\(axis=0\)"),
     "a layer": ((3,), np.zeros((5, 3), "f"), r"unstack\(axis=0\)"),
-    "nothing fits": ((5, 7), np.zeros((2, 3), "f"), r"shape \(5, 7\) at 'b'. mismatch="),
+    "nothing fits": ((5, 7), np.zeros((2, 3, 4), "f"), r"shape \(5, 7\) at 'b'. mismatch="),
 }
 
 
@@ -383,7 +416,7 @@ def test_targets(form):
     assert [float(leaf[0]) for leaf in jax.tree.leaves(after)] == [0, 1]
 
 
-def test_donors():
+def test_donors(tmp_path):
     params = nested(blank("a/0/w", "a/1/w"))
     flat = numbered("a/0/w", "a/1/w")
     tuples = {tuple(path.split("/")): leaf for path, leaf in flat.items()}
@@ -392,7 +425,9 @@ def test_donors():
     values = jax.tree.map(lambda leaf: {"value": leaf}, integers)
     boxes = jax.tree.map(lambda leaf: nn.Partitioned(leaf, ("x",)), integers)
     states = nnx.State(jax.tree.map(nnx.Param, jax.tree.map(jnp.asarray, integers)))
-    for donor in (flat, tuples, integers, lists, values, boxes, states):
+    np.savez(tmp_path / "donor", **flat)
+    file = np.load(tmp_path / "donor.npz")
+    for donor in (flat, tuples, integers, lists, values, boxes, states, file):
         for rules in ("**", {"a/*/w": "a/*/w"}):
             after = fi.graft(params, donor, rules)
             assert [int(leaf[0]) for leaf in jax.tree.leaves(after)] == [0, 1]

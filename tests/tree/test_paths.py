@@ -445,9 +445,13 @@ def test_all_but_is_a_value():
     assert len({where, all_but(("head", "kernel"))}) == 1
     assert repr(where) == "all_but(('head', 'kernel'))" and eval(repr(where)) == where
     assert pickle.loads(pickle.dumps(where)) == where
-    assert all_but(["a"]) == all_but(["a"])
-    with pytest.raises(TypeError, match="unhashable"):
-        hash(all_but(["a"]))
+    union = ["a", ["b"]]
+    where = all_but(union)
+    union[1].append("c")
+    assert where == all_but(["a", ["b"]]) and {where: 1}[all_but(["a", ["b"]])] == 1
+    assert pickle.loads(pickle.dumps(where)) == where
+    with pytest.raises(TypeError, match="unhashable type: 'dict'"):
+        hash(all_but({"a": True}))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def donor_leaves(donor: PyTree, targets: Sequence[Path]) -> dict[Path, Any]:
             f"The donor must be a tree, got the path {str(donor)!r}: restore what is there first, "
             "for example by orbax.checkpoint or safetensors.flax.load_file."
         )
+    donor = _as_dict(donor)
     names, leaves, _ = flatten(donor)
     if isinstance(donor, Mapping) and all(len(name) == 1 for name in names):
         names = [_split(key) for key in _keys_in_order(donor, names)]
@@ -32,6 +33,13 @@ def donor_leaves(donor: PyTree, targets: Sequence[Path]) -> dict[Path, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"The donor has two leaves at {show(twice)!r}.")
     return found
+
+
+def _as_dict(donor: PyTree) -> PyTree:
+    """A mapping that JAX takes for a leaf, such as an open `.npz` file, as the dict that it is."""
+    if isinstance(donor, Mapping) and jax.tree_util.all_leaves([donor]):
+        return {key: _as_dict(value) for key, value in donor.items()}
+    return donor
 
 
 def _keys_in_order(donor: Mapping[Any, Any], names: Sequence[Path]) -> list[Any]:

@@ -10,11 +10,13 @@ from ..._base.types import Path
 from ..._tree import globs
 from ..._tree.casting import can_cast
 from ..._tree.forms import describe
+from ..._tree.globs import escaped
 from ..._tree.leaves import dtype_of
 from ..._tree.paths import show
 from ..._tree.rules import elsewhere_hint
 from .adapter import Misfit
-from .advice import adapter_for
+from .advice import adapters_for, resize_for
+from .patterns import parsed, wilds
 from .rules import GraftRule
 from .sources import Wanted
 from .take import shown
@@ -64,16 +66,40 @@ def check_shape(rule: GraftRule, path: Path, sources: list[Path], view: View, le
     name, made = _made(rule, sources)
     place = "there" if show(path) == name else f"at {show(path)!r}"
     text = f"The donor's {name!r} has shape {view.shape}{made}, but the tree holds shape {shape}"
-    call = adapter_for(view.shape, shape)
-    fits = ""
-    if call:
-        fits = f" {_with(rule, path, sources, call)} makes it fit."
+    fits = _fitting(rule, path, sources, view.shape, shape)
     if rule.alone:
         others = [f", as by lambda path, leaf: {segment!r} not in path" for segment in path[-2:]]
         fits = f"; select only leaves of equal shape{''.join(others[:1])}.{fits}"
     else:
         fits = f".{fits}"
     raise Misfit(f"{text} {place}{fits}")
+
+
+def _fitting(
+    rule: GraftRule,
+    path: Path,
+    sources: list[Path],
+    given: tuple[int, ...],
+    wanted: tuple[int, ...],
+) -> str:
+    """A sentence with the rule that would fit; or ""."""
+    call = adapters_for(given, wanted)
+    if not call:
+        return ""
+    if "unstack" in call and _has_index(rule):
+        each = f"{repr(rule.take)[:-1]}, {call[call.index('unstack') :]})"
+        return f" {{{describe(rule.where)}: {each}}} takes a slice for each leaf."
+    grid = resize_for(given, wanted)
+    grid = grid and f", or {grid} in its place, for a grid of positions"
+    return f" {_with(rule, path, sources, call)} makes it fit{grid}."
+
+
+def _has_index(rule: GraftRule) -> bool:
+    """Whether the target's pattern has the one wildcard more by which slices are counted."""
+    where, source = rule.where, rule.take.source
+    if not isinstance(where, str) or not isinstance(source, str):
+        return False
+    return len(wilds(parsed(where))) == len(wilds(parsed(source))) + 1
 
 
 def check_dtype(rule: GraftRule, path: Path, sources: list[Path], view: View, leaf: Any) -> None:
@@ -98,7 +124,7 @@ def _with(rule: GraftRule, path: Path, sources: list[Path], call: str) -> str:
     if len(sources) > 1:
         return f"{{{describe(rule.where)}: {repr(rule.take)[:-1]}, {call})}}"
     adapters = ", ".join([*map(shown, rule.take.adapters), call])
-    return f"{{{show(path)!r}: take({show(sources[0])!r}, {adapters})}}"
+    return f"{{{escaped(path)!r}: take({escaped(sources[0])!r}, {adapters})}}"
 
 
 def _made(rule: GraftRule, sources: list[Path]) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from .adapter import Goal, Misfit
 from .donors import check_array, donor_leaves, is_state
 from .fit import Missing, check_dtype, check_shape, missing
 from .patterns import natural_path
-from .rules import GraftRule, parsed_rules
+from .rules import GraftRule, as_mapping, parsed_rules
 from .sources import Donor, Wanted
 from .take import chained
 from .views import View, of_array
@@ -97,7 +97,12 @@ def planned(
     names, leaves, _ = flatten(params)
     rules = parsed_rules(rules_or_where)
     given = Donor(donor_leaves(donor, names))
-    winners, parts = assign_parts(rules, names, leaves, params)
+    try:
+        winners, parts = assign_parts(rules, names, leaves, params)
+    except ValueError as error:
+        if meant := as_mapping(rules):
+            raise ValueError(f"{error}{meant}") from None
+        raise
     others = other_paths(params, names)
     taken: dict[int, Taken] = {}
     kept: dict[int, Kept] = {}
@@ -190,10 +195,15 @@ def _with_leftovers(plan: Planned, rules: Sequence[GraftRule], options: Options)
         dropped, unmatched = resolve(options.drop, names, leaves, plan.donor)
         if unmatched:
             raise ValueError(f"In drop, {nothing_selected(unmatched[0], names, plan.donor)}")
-    used = {path for one in plan.taken.values() for path in one.paths}
-    used.update(path for one in plan.kept.values() for path in one.sources)
+    used = {path: one.rule for one in plan.taken.values() for path in one.paths}
+    kept = {path for one in plan.kept.values() for path in one.sources}
     for path, leaf, drop in zip(names, leaves, dropped, strict=True):
-        if path not in used:
+        if drop and path in used:
+            raise ValueError(
+                f"drop names {show(path)!r} of the donor, which the rule for "
+                f"{describe(used[path].where)} takes: leave it out of one of them."
+            )
+        if path not in used and path not in kept:
             group = plan.dropped if drop else plan.state if is_state(leaf) else plan.unused
             group.append(path)
     if plan.unused and options.unused == "error" and not rules[0].alone:

@@ -1,6 +1,6 @@
 """Rules of a graft: what of the target is taken from where in the donor."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..._base.types import Path, Where
@@ -44,12 +44,37 @@ class GraftRule(NamedTuple):
 
 
 def parsed_rules(rules_or_where: Any) -> list[GraftRule]:
-    """The rules in order; a single `where` is one rule that takes equal paths."""
-    if not isinstance(rules_or_where, Mapping) or is_where(rules_or_where):
-        return [GraftRule(rules_or_where, take(_same_path), alone=True)]
-    if not rules_or_where:
+    """The rules in order; a single `where` is one rule that takes equal paths.
+
+    A list of pairs is rules as those of `reinit` are: unless all of them may be paths.
+    """
+    given = rules_or_where
+    if is_where(given):
+        if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], take):
+            raise TypeError(f"One rule is written {{where: source}}; got {given!r}.")
+        if given is None or isinstance(given, take | Adapter):
+            raise TypeError(
+                "graft needs rules, {where: source}, or a single where for equal paths; got "
+                f"{given!r}."
+            )
+        return [GraftRule(given, take(_same_path), alone=True)]
+    if not given:
         raise ValueError("No rules were given; give where -> source for at least one leaf.")
-    return [GraftRule(where, _take(where, source)) for where, source in rules_or_where.items()]
+    pairs = list(given.items()) if isinstance(given, Mapping) else list(given)
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"A rule is a pair (where, source), got {pair!r}.")
+    return [GraftRule(where, _take(where, source)) for where, source in pairs]
+
+
+def as_mapping(rules: Sequence[GraftRule]) -> str:
+    """What to write instead of a list of pairs that was taken for a union of paths; or ""."""
+    union = rules[0].where
+    if not rules[0].alone or not isinstance(union, list):
+        return ""
+    if not all(isinstance(item, tuple) and len(item) == 2 for item in union):
+        return ""
+    return f" In a list, these are paths; rules for them are a mapping, {dict(union)!r}."
 
 
 def _same_path(path: Path) -> Path:

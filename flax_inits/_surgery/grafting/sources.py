@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..._base.errors import noted
 from ..._base.types import Path, Where
 from ..._tree.forms import describe
 from ..._tree.paths import show
@@ -114,7 +115,8 @@ def binding(
 
 
 def _called(source: Callable[[Path], Any], path: Path) -> tuple[str, ...]:
-    found = source(path)
+    with noted(f"while {describe(source)} was asked for the donor's path of {show(path)!r}"):
+        found = source(path)
     if isinstance(found, str):
         return tuple(found.split("/"))
     if not isinstance(found, tuple | list):

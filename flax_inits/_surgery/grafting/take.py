@@ -140,7 +140,9 @@ def _result(function: Callable[[Any], Any], view: View) -> tuple[tuple[int, ...]
     made: Any = None
     if jax.dtypes.canonicalize_dtype(view.dtype) == view.dtype:
         try:
-            made = jax.eval_shape(function, jax.ShapeDtypeStruct(view.shape, view.dtype))
+            # A function of Python's: JAX 0.12 crashes on those of NumPy that are none.
+            struct = jax.ShapeDtypeStruct(view.shape, view.dtype)
+            made = jax.eval_shape(lambda array: function(array), struct)
         except Exception:  # Functions of NumPy take no tracers; zeros without memory tell as well.
             made = None
     if made is None:
