@@ -58,7 +58,8 @@ def no_initializers(rules: Any) -> str:
         )
     return (
         f"{describe(rules)} says which leaves, but not what they get: give rules such as "
-        "{where: flax_inits.normal(0.02)}, or init_fn=lambda key: model.init(key, x)."
+        f"[({describe(rules)}, flax_inits.normal(0.02))], or init_fn=lambda key: "
+        "model.init(key, x)."
     )
 
 
