@@ -1,6 +1,7 @@
 """One run of a function whose modules make params by initializers of their own."""
 
 import contextlib
+import contextvars
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,9 @@ class Source(Protocol):
 
 
 _fresh = itertools.count()
+within: contextvars.ContextVar[Path] = contextvars.ContextVar("within", default=())
+"""Where the root of modules of another system is, in the module that holds it."""
+
 _context = jax.make_user_context(default_value=None)
 """Belongs to the key of all of JAX's caches: a trace that is kept would run no module."""
 

@@ -30,14 +30,19 @@ def of_module(
     """The params of an NNX module, with what `where` chose of them; any other tree as it is."""
     if not is_module(params):
         return params, chosen
-    from flax import nnx
-
-    names, trained = paths(params), nnx.state(params, nnx.Param)
+    names, trained = paths(params), params_of(params)
     parts = {names[i]: part for i, part in chosen.items()}
     found = {i: parts[path] for i, path in enumerate(paths(trained)) if path in parts}
     if not found:
         raise ValueError(f"{describe(where)} selects no nnx.Param, which are what is trained.")
     return trained, found
+
+
+def params_of(model: Any) -> PyTree:
+    """The params of an NNX module, which are what is trained."""
+    from flax import nnx
+
+    return nnx.state(model, nnx.Param)
 
 
 def is_nnx_optimizer(state: Any) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from .._base.types import Array, Key, PyTree
+from .._base.types import Array, Key, Path, PyTree
 from .._optimizer.entries import Entry
 from .._optimizer.fresh import fresh
 from .._optimizer.matching import matched
+from .._optimizer.nnx_state import params_of
 from .._optimizer.reset import check_optimizer, report
 from .._surgery.reinit import reinit
+from .._tree.modules import drawn_key, is_module
 from .._tree.paths import flatten, path_hash, paths, show
 from .edits import blended, edited, lost_axes, program
 from .layers import Edit, LayerEdits
@@ -57,13 +59,15 @@ def recycle(
     Paths are strings joined by `/`, or tuples; each part takes a list of them too.
 
     Args:
-        key: one PRNG key.
-        params: any pytree, or variables that hold one as "params".
+        key: one PRNG key, or an `nnx.Rngs`, of which one is drawn as by `rngs.params()`.
+        params: any pytree, or variables that hold one as "params"; or an NNX module, of which a
+            new one comes back, around the same kept arrays.
         masks: for each layer to recycle, a bool array of shape (units,), true for new units.
         layers: the layers, as above. The output layer feeds nothing and has no entry.
         incoming: what makes fresh weights: an initializer, called with the kernel's whole shape;
             a mapping from layer to initializer; or a freshly initialized tree, such as
-            `model.init(key, x)["params"]`. None is Flax's default for kernels, `lecun_normal`.
+            `model.init(key, x)["params"]` or `Model(nnx.Rngs(0))`. None is Flax's
+            default for kernels, `lecun_normal`.
         outgoing: "zero", "keep", or as `incoming`.
         norm_factor: scales each fresh column to this factor times the mean norm of the columns
             that stay. None keeps the columns as drawn.
@@ -96,6 +100,7 @@ def recycle(
            [1., 7., 1.]], dtype=float32)
     """
     _check_arguments(outgoing, opt_state, tx)
+    key, advance = drawn_key(key)
     edits = LayerEdits(params, masks, layers, outgoing)
     trained = None if tx is None else _trained(tx, opt_state, params)
     drawn = {
@@ -107,8 +112,11 @@ def recycle(
         values = {role: made[i] for role, made in drawn.items() if i in made}
         edit = program(edited, tuple(of_leaf), edits.names[i], leaves[i])
         leaves[i] = edit(leaves[i], values, _masks(edits, of_leaf), norm_factor)
-    new = edits.treedef.unflatten(leaves)
-    return new if trained is None else (new, _recycled_state(trained, opt_state, new, edits))
+    new: Any = edits.treedef.unflatten(leaves)
+    if trained is not None:
+        new = new, _recycled_state(trained, opt_state, new, edits)
+    advance()
+    return new
 
 
 def _check_arguments(outgoing: Any, opt_state: PyTree, tx: Any) -> None:
@@ -127,24 +135,35 @@ class _Trained(NamedTuple):
     entries: list[Entry]
     """Of its state; the positions of params are those in the whole tree."""
 
-    below: str | None
-    """The key of the params in the whole tree, if they are not the whole tree."""
+    part: Callable[[PyTree], PyTree]
+    """The params of the whole tree."""
 
 
 def _trained(tx: Any, opt_state: PyTree, params: PyTree) -> _Trained:
-    """The optimizer's part of `params`: all of it, or the collection of that name in variables."""
+    """The optimizer's part of `params`: all, "params" of variables, what an NNX module trains."""
+    if is_module(params):
+        return _part(tx, opt_state, params, params_of, ())
     if not isinstance(params, Mapping) or "params" not in params:
-        return _Trained(*matched(tx, opt_state, params), None)
+        return _Trained(*matched(tx, opt_state, params), lambda whole: whole)
     try:
-        tx_of, entries = matched(tx, opt_state, params["params"])
+        return _part(tx, opt_state, params, operator.itemgetter("params"), ("params",))
     except ValueError as error:
         try:
-            return _Trained(*matched(tx, opt_state, params), None)
+            return _Trained(*matched(tx, opt_state, params), lambda whole: whole)
         except ValueError:
             raise error from None
-    first = next(i for i, path in enumerate(paths(params)) if path[0] == "params")
-    moved = [e._replace(params=frozenset(first + param for param in e.params)) for e in entries]
-    return _Trained(tx_of, moved, "params")
+
+
+def _part(
+    tx: Any, opt_state: PyTree, params: PyTree, part: Callable[[PyTree], PyTree], above: Path
+) -> _Trained:
+    """What an optimizer trains that sees a part of `params`, which begins at `above`."""
+    trained = part(params)
+    tx, entries = matched(tx, opt_state, trained)
+    places = {path: i for i, path in enumerate(paths(params))}
+    own = [places[(*above, *path)] for path in paths(trained)]
+    moved = [e._replace(params=frozenset(own[param] for param in e.params)) for e in entries]
+    return _Trained(tx, moved, part)
 
 
 def _masks(edits: LayerEdits, of_leaf: Sequence[Edit]) -> dict[str, Array]:
@@ -156,8 +175,9 @@ def _draws(key: Key, params: PyTree, edits: LayerEdits, role: str, source: Any) 
     wanted = {i: layer for (i, which), layer in edits.layer_of.items() if which == role}
     if not wanted:
         return {}
-    source = nn.initializers.lecun_normal() if source is None else source
-    if not callable(source) and not all(map(callable, jax.tree.leaves(source))):
+    source = jax.nn.initializers.lecun_normal() if source is None else source
+    # An NNX module that can be called is a tree of fresh params all the same.
+    if is_module(source) or not (callable(source) or all(map(callable, jax.tree.leaves(source)))):
         return _from_tree(edits, wanted, source, role)
     rules = []
     for i, layer in wanted.items():
@@ -167,7 +187,7 @@ def _draws(key: Key, params: PyTree, edits: LayerEdits, role: str, source: Any) 
         rules.append((lambda path, leaf, of=edits.names[i]: path == of, init))
     # Both draws of one kernel must differ, or incoming and outgoing weights would be equal.
     own = key if role == "incoming" else jax.random.fold_in(key, path_hash((role,)))
-    new = jax.tree.leaves(reinit(own, params, rules))
+    new = flatten(reinit(own, params, rules))[1]
     return {i: new[i] for i in wanted}
 
 
@@ -190,7 +210,7 @@ def _from_tree(
 def _recycled_state(trained: _Trained, opt_state: PyTree, new: PyTree, edits: LayerEdits) -> PyTree:
     """The state with the entries of new weights as in `tx.init` of the new params."""
     state, treedef = jax.tree.flatten(opt_state)
-    tx, entries, below = trained
+    tx, entries, part = trained
     wanted: dict[int, int] = {}
     left = [e.path for e in entries if e.kind == "mixed" and not e.params.isdisjoint(edits.of_leaf)]
     for index, entry in enumerate(entries):
@@ -202,8 +222,7 @@ def _recycled_state(trained: _Trained, opt_state: PyTree, new: PyTree, edits: La
         elif math.prod(entry.shape) > 1:
             left.append(entry.path)
     report(left, strict=False)
-    params = new if below is None else new[below]
-    for index, value in fresh(tx, params, entries, state, list(wanted)).items():
+    for index, value in fresh(tx, part(new), entries, state, list(wanted)).items():
         param, old = wanted[index], state[index]
         of_leaf = tuple(edits.of_leaf[param])
         blend = program(blended, (of_leaf, np.shape(edits.leaves[param])), entries[index].path, old)

@@ -6,19 +6,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Where
+from .._optimizer.nnx_state import params_of
 from .._optimizer.reset import check_counts, check_optimizer
 from .._optimizer.train_state import is_train_state, with_params
 from .._surgery.reinit import renewed
 from .._tree.casting import checked_as
+from .._tree.forms import Among
 from .._tree.leaves import at_least_float32, dtype_of
+from .._tree.modules import is_module
 from .._tree.parts import refuse_parts
-from .._tree.paths import flatten
+from .._tree.paths import flatten, paths
 from .._tree.places import jitted_at, place_of
 
 
@@ -41,10 +43,12 @@ def shrink_perturb(
 
     Args:
         key: one PRNG key.
-        params: any pytree; or a `flax.training.train_state.TrainState`, or anything with `params`,
-            `opt_state`, `tx` and `replace`.
+        params: any pytree, or an NNX module, of which a new one comes back; or a
+            `flax.training.train_state.TrainState`, or anything with `params`, `opt_state`, `tx` and
+            `replace`.
         init_fn: `key -> tree` with the chosen paths in it, as for `reinit`.
-        where: which leaves of the params (see `select`); None is every float leaf.
+        where: which leaves of the params (see `select`); None is every float leaf, of an NNX
+            module of its `nnx.Param`s.
         shrink: what is left of the old values, from 0 to 1.
         perturb: the share of the fresh values, at least 0.
         counts: of a training state, as for `reset_optimizer`.
@@ -83,9 +87,12 @@ def _blended(
     """The params, and the paths of those that are new."""
     names, leaves, treedef = flatten(params)
     if where is None:
-        where = treedef.unflatten([jnp.issubdtype(dtype_of(leaf), jnp.inexact) for leaf in leaves])
+        trained = set(paths(params_of(params)) if is_module(params) else names)
+        pairs = zip(names, leaves, strict=True)
+        floats = [name for name, leaf in pairs if jnp.issubdtype(dtype_of(leaf), jnp.inexact)]
+        where = Among(frozenset(trained.intersection(floats)), "None, the params")
     tree, chosen = renewed(key, params, where, init_fn)
-    fresh = jax.tree.leaves(tree)
+    fresh = flatten(tree)[1]
     inline = tracing() or any(isinstance(x, Tracer) for x in (shrink, perturb, *leaves))
     mixed = list(leaves)
     for i in chosen:

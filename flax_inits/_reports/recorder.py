@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax.core.tracers import current_trace
 
 from .._base.types import Array, Path
+from .._modules.calls import Layer
+from .._tree.modules import is_module
 from .._tree.paths import paths
 from .taps import tap
 
@@ -52,7 +54,10 @@ class Recorder:
     def arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The network's inputs."""
         names = [()] if len(args) == 1 else [(str(i),) for i in range(len(args))]
-        return tuple(self._all(*pair, "argument") for pair in zip(args, names, strict=True))
+        return tuple(
+            given if is_module(given) else self._all(given, name, "argument")
+            for given, name in zip(args, names, strict=True)
+        )
 
     def record(self, name: str, value: Any) -> Any:
         """Records a value, or a tree of them, and returns it, to be used from there on."""
@@ -64,16 +69,17 @@ class Recorder:
         """What the network returns."""
         return self._all(outputs, (), "result")
 
-    def intercept(self, method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        """Records what Linen modules take and return; for `nn.intercept_methods`."""
-        path = context.module.path
-        if context.method_name != "__call__" or not path:
-            return method(*args, **kwargs)
+    def intercept(
+        self, layer: Layer, call: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        """Records what modules take and return; for `watching`."""
+        if not layer.path:
+            return call(*args, **kwargs)
         if args and _is_activation(args[0]):
-            first, point = self._one(args[0], path, "enters")
+            first, point = self._one(args[0], layer.path, "enters")
             point.enters = True
             args = (first, *args[1:])
-        return self._all(method(*args, **kwargs), path, "output")
+        return self._all(call(*args, **kwargs), layer.path, "output")
 
     def _all(self, values: Any, path: Path, role: str) -> Any:
         leaves, treedef = jax.tree.flatten(values)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.errors
-import flax.linen as nn
 import jax
 from jax.core import Tracer
 
 from .._base.errors import noted
-from .._base.types import Array, PyTree
+from .._base.types import Array
 from .._modules.arguments import of_arrays
-from .._modules.linen.advice import in_short, no_params
-from .._modules.linen.tracing import all_but
+from .._modules.calls import watching
+from .._modules.linen.advice import in_short
+from .._modules.network import Network, network_of
 from .._tree.leaves import check_alive
+from .._tree.modules import opened
 from .._tree.paths import flatten
 from .losses import total
 from .measures import measure
@@ -28,19 +28,18 @@ from .taps import Tapped
 
 
 def signal(
-    model: nn.Module | Callable[..., Any],
-    variables: PyTree,
+    model: Any,
     *args: Any,
     loss: Callable[[Any], Array] | None = None,
     **kwargs: Any,
 ) -> Signal:
     """How activations and gradients pass through a network, layer by layer, and what is wrong.
 
-    Of a Linen module, what each of its modules returns is recorded, in the order of execution, and
-    as `→ name` what enters a module if plain functions such as `nn.relu` made it since. A module
-    that returns what another made (a block whose last layer is a `Dense`, a dropout that is off)
-    is shown as `name = other`, and is not judged twice. Modules in `nn.scan` have a row for each
-    step. Any other function records what it names:
+    Of a module of Linen or NNX, what each module in it returns is recorded, in the order of
+    execution, and as `→ name` what enters a module if plain functions such as `nn.relu` made it
+    since. A module that returns what another made (a block whose last layer is a `Dense`, a
+    dropout that is off) is shown as `name = other`, and is not judged twice. Modules in a scan
+    have a row for each step. Any other function records what it names:
 
         def mlp(params, x, record):
             for name, kernel in params.items():
@@ -50,17 +49,20 @@ def signal(
         signal(mlp, params, x)
 
     Args:
-        model: a Linen module; or a function `(variables, *args, **kwargs)`, such as
-            `lambda variables, x: model.apply(variables, x, train=False)`. If it has a parameter
-            called `record`, that is given a function `(name, value) -> value`, whose result must
-            be used in place of the value. Linen modules that it runs are recorded, too.
-        variables: what `model.init` returned; of a function, its first argument.
-        *args: the network's inputs: a batch of real data, since units are judged over it.
+        model: a Linen module; an NNX module, or a method of one (`model.encode`); or a function
+            `(variables, *args, **kwargs)`, such as
+            `lambda variables, x: model.apply(variables, x, train=False)` or
+            `lambda model, x: model(x, train=False)`. If it has a parameter called `record`, that
+            is given a function `(name, value) -> value`, whose result must be used in place of
+            the value. Modules that it runs are recorded, too.
+        *args: the network's inputs: a batch of real data, since units are judged over it. Before
+            them, of a Linen module, what `model.init` returned; of a function, its first argument.
         loss: outputs -> one real number, whose gradients are taken. None is the inner product
             with a random direction of length 1, the same in every call: gradients at the output
             are then of size 1, whatever the outputs.
-        **kwargs: passed on, such as `rngs=`, `method=` or `train=True`. Collections other than
-            the params may change and what becomes of them is dropped, so `mutable=` is not needed.
+        **kwargs: passed on, such as `rngs=`, `method=` or `train=True`. Statistics and the like
+            may change and what becomes of them is dropped, so `mutable=` is not needed, and an NNX
+            module is as it was.
 
     Returns:
         A `Signal`. It prints as a table; `.rows` are the records: mean, std, shares of zeros, of
@@ -68,13 +70,13 @@ def signal(
         lists the findings (their `kind` is "vanishing", "exploding", "dead", "symmetric",
         "saturated" or "nan", their `layer` where it begins), and is empty for a healthy network;
         `.plot()` is a matplotlib figure (with `flax_inits[plot]`). All is computed in one jitted
-        pass. What is inside of `nn.cond`, `nn.while_loop` and functions with derivatives of their
-        own is not recorded.
+        pass. What is inside of `cond`, `while_loop` and functions with derivatives of their own
+        is not recorded.
 
     Raises:
         TypeError: `model` is nothing of the above; `loss` returns no real number.
-        ValueError: `variables` is abstract, was deleted, or has no params; a function records
-            nothing.
+        ValueError: the variables are abstract, were deleted, or have no params; a function
+            records nothing.
 
     Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", 2010.
@@ -91,24 +93,31 @@ def signal(
     vanishing activations from layers_0 on: size 8.2e-05 at layers_0, 8.2e-05 before the last layer
     vanishing gradients from input back: norm 1 at the end, 8.4e-05 at the input
     """
-    recorder = Recorder()
-    fun = _function(model, recorder)
-    _check_concrete(jax.tree.leaves((variables, args, kwargs)))
-    for path, leaf in zip(*flatten(variables)[:2], strict=True):
-        check_alive(path, leaf, give="signal the variables")
+    recorder, network = Recorder(), network_of(model)
+    if network is None:
+        fun, tree, inputs = _function(model, recorder), args[:1], args[1:]
+    else:
+        module, inputs = network.taken(args)
+        fun, tree = network.outputs, (module,)
+    given, way = opened(((*tree, *inputs), kwargs))
+    _check_concrete(jax.tree.leaves(given))
+    for path, leaf in zip(*flatten(given[0][: len(tree)])[:2], strict=True):
+        check_alive(path[1:], leaf, give="signal the variables")
 
-    def recorded(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(recorder.intercept):
-            return recorder.result(fun(variables, *recorder.arguments(args), **kwargs))
+    def recorded(args: tuple, kwargs: dict[str, Any]) -> Any:
+        args, kwargs = way((args, kwargs))
+        with watching(recorder.intercept, *args):
+            inputs = recorder.arguments(args[len(tree) :])
+            return recorder.result(fun(*args[: len(tree)], *inputs, **kwargs))
 
-    traced, arrays = of_arrays(recorded, (variables, *args), kwargs)
-    with _explained(model, variables, args):
+    traced, arrays = of_arrays(recorded, given, {})
+    with _explained(network, model, args):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
     sites = tapped.sites()
     points = [recorder.point(site.name) for site in sites]
-    if not isinstance(model, nn.Module) and all(p.role in ("argument", "result") for p in points):
+    if network is None and all(point.role in ("argument", "result") for point in points):
         raise ValueError(
-            f"{_name(model)} records nothing: it runs no Linen module (or only in jax.jit, which "
+            f"{_name(model)} records nothing: it runs no module (or only in jax.jit, which "
             "hides what it has traced before; pass the function itself). Give it a parameter "
             "`record` and let it call `x = record('layer_0', x)` at each layer."
         )
@@ -117,17 +126,10 @@ def signal(
 
 
 def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
-    """The network as a function of variables and inputs."""
-    if isinstance(model, nn.Module):
-        mutable = all_but("params")
-
-        def apply(variables: PyTree, *args: Any, **kwargs: Any) -> Any:
-            return model.apply(variables, *args, **{**kwargs, "mutable": mutable})[0]
-
-        return apply
+    """A network that is no module as a function, which records what it names."""
     if isinstance(model, type) or not callable(model):
         hint = f"; make an instance, {model.__name__}(...)" if isinstance(model, type) else ""
-        raise TypeError(f"signal needs a Linen module or a function, got {in_short(model)}{hint}.")
+        raise TypeError(f"signal needs a module or a function, got {in_short(model)}{hint}.")
     try:
         records = "record" in inspect.signature(model).parameters
     except ValueError:  # Some functions that are not Python's have no signature.
@@ -147,30 +149,19 @@ def _check_concrete(leaves: Sequence[Any]) -> None:
         )
 
 
-_NOT_VARIABLES = (
-    flax.errors.ScopeCollectionNotFound,
-    flax.errors.ApplyScopeInvalidVariablesTypeError,
-)
-"""What Flax raises where a tree of params stands for variables."""
-
-
-@contextlib.contextmanager
-def _explained(model: Any, variables: PyTree, args: tuple[Any, ...]) -> Iterator[None]:
+def _explained(network: Network | None, model: Any, args: tuple[Any, ...]) -> contextlib.ExitStack:
     """Lets what goes wrong in the network say where, and what may have been given wrongly."""
-    note = f"while signal traced {_name(model)} with the inputs given to it"
-    if any(isinstance(given, list) for given in args):
+    stack = contextlib.ExitStack()
+    name = _name(model) if network is None else network.name
+    inputs = args[1:] if network is None else network.taken(args)[1]
+    note = f"while signal traced {name} with the inputs given to it"
+    if any(isinstance(given, list) for given in inputs):
         note += ", in which a list is one input: give several one by one"
-    with noted(note):
-        try:
-            yield
-        except _NOT_VARIABLES as error:
-            known = isinstance(variables, Mapping) and "params" in variables
-            if known or not isinstance(model, nn.Module):
-                raise
-            raise no_params("signal", variables) from error
+    stack.enter_context(noted(note))
+    if network is not None:
+        stack.enter_context(network.explained("signal", network.taken(args)[0]))
+    return stack
 
 
 def _name(model: Any) -> str:
-    if isinstance(model, nn.Module):
-        return f"{type(model).__name__}.apply"
     return getattr(model, "__qualname__", None) or repr(model)

@@ -5,11 +5,9 @@ scaled until its output fits; the layers after it see the output of the scaled o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import flax.core
 import flax.errors
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +15,17 @@ from jax import lax
 from jax.core import Tracer
 
 from .._base.types import Array, Path, PyTree
-from .._modules.linen.tracing import scope_of
+from .._modules.calls import Layer, watching
 from .._tree.leaves import at_least_float32
+from .._tree.modules import opened
 from .._tree.paths import flatten, show
 
-_STD = "flax_inits.lsuv output std"
-"""A param that a scaled layer has while the model runs: lifted transforms bring it out as they
-bring out the weights, and its presence says that the layer has its scale."""
+_STD = "flax_inits_lsuv_output_std"
+"""What a scaled layer holds further while the model runs: transforms of modules bring it out as
+they bring out the weights, and its presence says that the layer has its scale."""
+
+Apply: TypeAlias = Callable[[PyTree, tuple], PyTree]
+"""The model: from its tree and inputs to the tree after the call."""
 
 
 class Goal(NamedTuple):
@@ -38,35 +40,32 @@ class Goal(NamedTuple):
         return abs((std / self.std) ** 2 - 1) > self.tol
 
 
-def path_of(context: Any) -> Path | None:
-    """Where the module is whose `__call__` was intercepted; None for any other call."""
-    scope = scope_of(context.module)
-    return scope.path if scope and context.method_name == "__call__" else None
-
-
 def scaled(
-    apply: Callable,
-    variables: PyTree,
+    apply: Apply,
+    tree: PyTree,
     inputs: tuple,
     layers: Mapping[Path, Sequence[Path]],
+    above: Path,
     goal: Goal,
 ) -> tuple[dict[Path, Array], dict[Path, Array]]:
     """The scaled weights, and the standard deviation of each layer's output, in one program."""
     paths = [path for paths in layers.values() for path in paths]
+    tree, way = opened(tree)
 
-    def run(variables: PyTree, inputs: tuple) -> tuple[list[Array], list[Array]]:
-        with nn.intercept_methods(_Scaler(layers, goal)):
-            made = apply(variables, inputs)
+    def run(tree: PyTree, inputs: tuple) -> tuple[list[Array], list[Array]]:
+        whole = way(tree)
+        with watching(_Scaler(layers, goal), whole):
+            made = apply(whole, inputs)
         found = dict(zip(*flatten(made)[:2], strict=True))
-        return [found[path] for path in paths], [found["params", *layer, _STD] for layer in layers]
+        return [found[path] for path in paths], [found[*above, *layer, _STD] for layer in layers]
 
     try:
-        weights, stds = jax.jit(run)(variables, inputs)
-    except (ValueError, flax.errors.FlaxError) as error:  # The model itself was traced before.
+        weights, stds = jax.jit(run)(tree, inputs)
+    except (ValueError, KeyError, flax.errors.FlaxError) as error:  # The model was traced before.
         raise ValueError(
-            "lsuv could not put scaled weights back into the model. Weights that the steps of an "
-            "nn.scan share (nn.RNN does that), or the slices of an nn.vmap, have no one output to "
-            "be scaled by, and those of nn.WeightNorm are normalized; leave them out of where."
+            "lsuv could not put scaled weights back into the model. Weights that the steps of a "
+            "scan share (nn.RNN does that), or the slices of a vmap, have no one output to be "
+            "scaled by, and those of nn.WeightNorm are normalized; leave them out of where."
         ) from error
     return dict(zip(paths, weights, strict=True)), dict(zip(layers, stds, strict=True))
 
@@ -78,38 +77,19 @@ class _Scaler:
         self._layers, self._goal = layers, goal
         self._inside = False
 
-    def __call__(self, method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-        module = context.module
-        path = None if self._inside else path_of(context)
-        if path is None or path not in self._layers or module.has_variable("params", _STD):
-            return method(*args, **kwargs)
-        names = [weight[-1] for weight in self._layers[path]]
-        own = {name: module.variables["params"][name] for name in names}
-        rerun = _alone(module, args, kwargs)
+    def __call__(
+        self, layer: Layer, call: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        if self._inside or layer.path not in self._layers or layer.left(_STD):
+            return call(*args, **kwargs)
+        own, rerun = layer.alone([path[-1] for path in self._layers[layer.path]], args, kwargs)
         self._inside = True
         try:
             output, scale, std = _fit(lambda scale: rerun(_times(own, scale)), self._goal)
         finally:
             self._inside = False
-        for name, weights in _times(own, scale).items():
-            module.put_variable("params", name, weights)
-        module.put_variable("params", _STD, std)
+        layer.leave(_times(own, scale), _STD, std)
         return output
-
-
-def _alone(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Callable[[dict], Array]:
-    """A bound module's call as a pure function of some of its params."""
-    assert module.scope is not None
-    variables = module.variables
-    copy = module.clone(parent=None, name=None)
-    rngs = {name: module.make_rng(name) for name in module.scope.rngs}
-
-    def rerun(params: dict[str, Any]) -> Array:
-        given = {**variables, "params": {**variables["params"], **params}}
-        everything = flax.core.DenyList(())
-        return copy.apply(given, *args, rngs=rngs, mutable=everything, **kwargs)[0]
-
-    return rerun
 
 
 def _times(weights: PyTree, scale: Array) -> PyTree:

@@ -43,7 +43,8 @@ def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> Mup:
 
     Args:
         base: `key -> params` of the narrow model, such as
-            `lambda key: narrow.init(key, x)["params"]`. Traced, never run.
+            `lambda key: narrow.init(key, x)["params"]`, or `lambda key: Model(64, nnx.Rngs(key))`,
+            of which the `nnx.Param`s count. Traced, never run.
         target: the same of the model to be trained: equal paths, other widths.
 
     Returns:

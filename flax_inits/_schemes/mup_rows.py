@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._base.errors import noted
 from .._base.types import Array, DType, Key, Path, PyTree, Shape
 from .._modules.reach import WithRules
+from .._tree.modules import are_params, opened
 from .._tree.paths import flatten, show
 from .._tree.rules import Rule
 
@@ -66,8 +67,12 @@ def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int,
     """The shape in which each leaf of floats is initialized, by the module if one does."""
     key = jax.random.key(0)
     with noted(f"while mup traced the {name} model"):
-        paths, leaves, _ = flatten(jax.eval_shape(init_fn, key))
-    floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        tree = jax.eval_shape(lambda key: opened(init_fn(key))[0], key)
+    paths, leaves, _ = flatten(tree)
+    trained = are_params(tree)
+    floats = [
+        i for i, x in enumerate(leaves) if trained[i] and jnp.issubdtype(x.dtype, jnp.inexact)
+    ]
     found: dict[Path, tuple[int, ...]] = {}
 
     def recorder(path: Path) -> Callable[..., Array]:
@@ -80,7 +85,8 @@ def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int,
     def choose(paths: Sequence[Path], leaves: Sequence[Any], tree: PyTree) -> dict[int, Rule]:
         return {i: Rule(show(paths[i]), recorder(paths[i])) for i in floats}
 
-    jax.eval_shape(WithRules(init_fn, choose), key)
+    made = WithRules(init_fn, choose)
+    jax.eval_shape(lambda key: opened(made(key))[0], key)
     return {paths[i]: found[paths[i]] for i in floats}
 
 
@@ -89,6 +95,6 @@ def check_axes(row: MupRow) -> None:
         raise ValueError(
             f"mup cannot tell inputs from outputs of {show(row.path)!r}: it has shape "
             f"{row.shape}, and {row.base_shape} in the base model, where only the last two axes, "
-            "in and out, may differ. A Linen module with a kernel_init can tell; a bare param "
+            "in and out, may differ. A module with a kernel_init can tell; a bare param "
             "must be stored so."
         )

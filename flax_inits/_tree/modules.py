@@ -97,6 +97,16 @@ def is_variable_type(where: Any) -> bool:
     )
 
 
+def are_params(tree: PyTree) -> list[bool]:
+    """Whether each leaf of an opened tree is trained; in a tree without NNX params all are."""
+    nnx = _nnx()
+    if nnx is None:
+        return [True] * len(jax.tree.leaves(tree))
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    found = [isinstance(node, nnx.Param) for node in nodes for _ in jax.tree.leaves(node)]
+    return found if any(found) else [True] * len(found)
+
+
 def by_variable_type(where: Any, tree: PyTree) -> list[bool]:
     """Whether each leaf is in a variable of this class."""
     variable = _nnx().Variable

@@ -470,7 +470,7 @@ def test_plot(monkeypatch):
 def test_what_is_no_network():
     for model, text in [
         (MLP, "make an instance, MLP"),
-        ({}, "needs a Linen module or a function, got {}"),
+        ({}, "needs a module or a function, got {}"),
     ]:
         with pytest.raises(TypeError, match=text):
             flax_inits.signal(model, {}, X)

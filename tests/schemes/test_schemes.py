@@ -592,7 +592,9 @@ def test_lsuv_rejects(model, options, message):
 
 def test_lsuv_rejects_what_is_no_model_or_no_variables():
     model, variables = nn.Dense(4), nn.Dense(4).init(KEY, X)
-    with pytest.raises(TypeError, match="lsuv needs a Linen module, an instance"):
+    with pytest.raises(
+        TypeError, match="lsuv needs a Linen module, an instance of nn.Module, or an nnx"
+    ):
         fi.lsuv(KEY, nn.Dense, variables, X)
     with pytest.raises(TypeError, match=r"got a dict with keys 'params' \(the model comes before"):
         fi.lsuv(KEY, variables, model, X)

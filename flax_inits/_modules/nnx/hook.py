@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+from .exchange import Exchanged
+
 Handler: TypeAlias = Callable[["Construction", tuple, dict[str, Any]], None]
 """Runs an `__init__` with the arguments that it was given, the module first, or with others."""
 
@@ -29,8 +31,7 @@ class Construction(NamedTuple):
 _handlers: contextvars.ContextVar[tuple[Handler, ...]] = contextvars.ContextVar("_handlers")
 _lock = threading.Lock()
 _watches = 0
-_exchanged: list[tuple[type, str, Any, Any]] = []
-"""Classes with the name of an attribute, what it is now, and what it was (None: inherited)."""
+_exchanged = Exchanged()
 
 
 @contextlib.contextmanager
@@ -52,7 +53,7 @@ def constructions(handler: Handler) -> Iterator[None]:
         with _lock:
             _watches -= 1
             if not _watches:
-                _put_back()
+                _exchanged.put_back()
 
 
 def _hook_metaclass() -> None:
@@ -69,12 +70,12 @@ def _hook_metaclass() -> None:
                         _hook_init(base)
         return construct(cls, *args, **kwargs)
 
-    _exchange(meta, "__call__", call)
+    _exchanged.exchange(meta, "__call__", call)
 
 
 def _hook_init(cls: type) -> None:
     original = vars(cls)["__init__"]
-    if any(now is original for _, _, now, _ in _exchanged):
+    if original in _exchanged:
         return
 
     signature = inspect.signature(original)
@@ -86,24 +87,8 @@ def _hook_init(cls: type) -> None:
             run = _handled(handler, Construction(run, signature, token))
         run(*args, **kwargs)
 
-    _exchange(cls, "__init__", init)
+    _exchanged.exchange(cls, "__init__", init)
 
 
 def _handled(handler: Handler, construction: Construction) -> Callable[..., None]:
     return lambda *args, **kwargs: handler(construction, args, kwargs)
-
-
-def _exchange(cls: Any, name: str, value: Any) -> None:
-    _exchanged.append((cls, name, value, vars(cls).get(name)))
-    setattr(cls, name, value)
-
-
-def _put_back() -> None:
-    while _exchanged:
-        cls, name, now, before = _exchanged.pop()
-        if vars(cls).get(name) is not now:
-            continue  # someone else has changed it since
-        if before is None:
-            delattr(cls, name)
-        else:
-            setattr(cls, name, before)
