@@ -48,14 +48,16 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test marked `sampled(n)`, all but each n-th are slow, or as `rest` says."""
+    """Deals the cases of a test marked `sampled(n)` out: to each day, to CI, to a release."""
     seen = collections.Counter()
     for item in items:
         marker = item.get_closest_marker("sampled")
         if marker:
             name = re.split(r"\[|_\(", item.nodeid)[0]  # pytest writes [case], absl _(case)
-            if seen[name] % marker.args[0]:
-                item.add_marker(marker.kwargs.get("rest", "slow"))
+            index, (daily,) = seen[name], marker.args
+            if index % daily:
+                a_third = "slow" if index % 3 == 1 else "thorough"
+                item.add_marker(marker.kwargs.get("rest", a_third))
             seen[name] += 1
 
 

@@ -66,7 +66,7 @@ def _sha256(values):
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, rest="slow")
 @pytest.mark.parametrize("name", MADE, ids=lambda name: name[:80])
 def test_values_are_those_first_released(name):
     stored, values = GOLDEN[name], np.asarray(MADE[name]())

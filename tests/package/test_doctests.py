@@ -20,7 +20,7 @@ WITH_EXAMPLES = {
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(8, rest="slow")
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_example_runs(name):
     example = doctest.DocTestParser().get_doctest(WITH_EXAMPLES[name], {}, name, name, 0)

@@ -46,7 +46,7 @@ def names_after(page):
     return names
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(20, rest="slow")
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run_and_print_what_is_said(page):

@@ -72,7 +72,7 @@ class Reader(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(8, rest="slow")
 @pytest.mark.parametrize("what", PICKLED)
 def test_pickles_name_public_addresses(what):
     value = PICKLED[what]()
