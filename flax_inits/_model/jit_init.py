@@ -13,10 +13,10 @@ from .._base.cache import Cache
 from .._base.errors import brief, called_with
 from .._base.jax_state import configuration, tracing
 from .._base.pickling import refuse_to_pickle
-from .._base.types import Array, Path, PyTree, Rules
+from .._base.types import Path, PyTree, Rules
 from .._engine.fallback import CLOSES_OVER_TRACERS
 from .._modules.reach import WithRules, with_rules
-from .._tree.modules import Way, opened
+from .._tree.modules import opened
 from .lowered import Lowered
 from .nnx_arguments import change, changes, nnx_objects
 from .plan import Plan
@@ -75,10 +75,9 @@ def jit_init(
     if not callable(fun) or callable(getattr(fun, "init", None)):
         hint = ": give its method init." if hasattr(fun, "init") else "."
         raise TypeError(f"jit_init needs a function that makes parameters, got {brief(fun)}{hint}")
-    jitted = jax.jit(fun, static_argnums=static_argnums, static_argnames=static_argnames)
     statics = Statics(fun, static_argnums, static_argnames)
     reached = None if rules is None else with_rules(fun, rules)
-    return JitInit(fun, reached, out_shardings, statics, progress, jitted)
+    return JitInit(fun, reached, out_shardings, statics, progress)
 
 
 class JitInit:
@@ -93,14 +92,16 @@ class JitInit:
         out_shardings: Any,
         statics: Statics,
         progress: bool | None,
-        jitted: Any,
     ):
         functools.update_wrapper(self, fun)
         self._fun, self._reached, self._out_shardings = fun, reached, out_shardings
-        self._statics, self._progress, self._jitted = statics, progress, jitted
+        self._statics, self._progress = statics, progress
         self._known: Cache[Planned] = Cache(32)  # by the shapes of arguments
-        self._inlined: Cache[Callable[[Any], tuple[PyTree, Way]]] = Cache(32)
-        self._changing: Cache[Callable[[Any], list[dict[int, Array]]]] = Cache(32)
+        self._jitted = statics.jitted(fun)
+        self._inlined = statics.jitted(lambda *a, **k: opened(self._made(a, k)[0]))
+        self._changes = statics.jitted(
+            lambda *a, **k: changes(nnx_objects((a, k)), lambda: self._made(a, k))
+        )
 
     def __repr__(self) -> str:
         owner, name = getattr(self._fun, "__self__", None), getattr(self._fun, "__name__", None)
@@ -122,18 +123,8 @@ class JitInit:
 
     def _change_objects(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """Changes the NNX objects among the arguments as a call of `fun` would."""
-        objects = nnx_objects((args, kwargs))
-        if not objects:
-            return
-        arrays, static = self._statics.split(args, kwargs)
-        known = self._changing.find(static)
-        if known is None:
-
-            def run(arrays: Any) -> list[dict[int, Array]]:
-                return changes(nnx_objects(arrays), lambda: self._made(arrays, static))
-
-            known = self._changing.keep(static, jax.jit(run))
-        change(objects, known(arrays))
+        if objects := nnx_objects((args, kwargs)):
+            change(objects, self._changes(*args, **kwargs))
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call would make, from what, and where; nothing is compiled or computed.
@@ -166,12 +157,7 @@ class JitInit:
             return self._fun(*args, **kwargs)
         # Rules are applied in a context of their own, in which nothing that was compiled before
         # is known; as one jitted function it is compiled once all the same.
-        arrays, static = self._statics.split(args, kwargs)
-        inlined = self._inlined.find(static)
-        if inlined is None:
-            run = jax.jit(lambda arrays: opened(self._made(arrays, static)[0]))
-            inlined = self._inlined.keep(static, run)
-        tree, way = inlined(arrays)
+        tree, way = self._inlined(*args, **kwargs)
         self._change_objects(args, kwargs)
         return way(tree)
 
@@ -201,16 +187,20 @@ class JitInit:
         known = self._known.find(cache_key)
         if known is not None:
             return known
-        found = planned(lambda arrays: self._made(arrays, static), arrays, self._out_shardings)
+        found = planned(
+            lambda arrays: self._made(*self._statics.join(arrays, static)),
+            arrays,
+            self._out_shardings,
+        )
         if found.jobs is CLOSES_OVER_TRACERS:
             return found  # They are of one trace, which another call must not find.
         return self._known.keep(cache_key, found)
 
-    def _made(self, arrays: PyTree, static: tuple) -> tuple[PyTree, dict[Path, str]]:
-        args, kwargs = self._statics.join(arrays, static)
+    def _made(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, dict[Path, str]]:
+        """The tree, and how each leaf was made that a rule has won."""
         if self._reached is None:
             return self._fun(*args, **kwargs), {}
-        return self._reached.made(tuple(args), kwargs)
+        return self._reached.made(args, kwargs)
 
 
 def _abstract(leaf: Any) -> Any:

@@ -1,8 +1,12 @@
 """Which arguments of a function are static, as `jax.jit` understands it."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import jax
+from jax.core import Tracer
 
 from .._base.errors import listed
 
@@ -10,58 +14,66 @@ from .._base.errors import listed
 class Statics:
     """Tells a function's static arguments from its arrays."""
 
-    def __init__(self, fun: Callable[..., Any], argnums: Any, argnames: Any):
-        numbers = {argnums} if isinstance(argnums, int) else set(argnums or ())
-        names = {argnames} if isinstance(argnames, str) else set(argnames or ())
-        positional, self._rest = _positional(fun) if numbers or names else ([], False)
-        self._numbers = numbers | {i for i, name in enumerate(positional) if name in names}
-        self._count = len(positional)
-        known = {n for n in map(self._counted, self._numbers) if 0 <= n < self._count}
-        self._names = names | {positional[n] for n in known}
-        self._known = set(positional)
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        argnums: int | Sequence[int] | None,
+        argnames: str | Iterable[str] | None,
+    ):
+        names = argnames if isinstance(argnames, str | None) else tuple(argnames)
+        self._fun, self._names = fun, (names,) if isinstance(names, str) else names or ()
+        self._options: dict[str, Any] = {"static_argnums": argnums, "static_argnames": names}
+        self._traced = functools.lru_cache(maxsize=32)(self._ask)
 
-    def _counted(self, number: int, given: int = 0) -> int:
-        """A position counted from the front; negative ones count from the end."""
-        if number >= 0:
-            return number
-        return number + (given if self._rest else self._count)
+    def jitted(self, function: Callable[..., Any]) -> Any:
+        """`function` under `jax.jit`; it is the user's, or takes the same arguments."""
+        if function is not self._fun:
+            # By `__wrapped__`, JAX finds out which position has which name.
+            functools.update_wrapper(function, self._fun, updated=())
+        return jax.jit(function, **self._options)
+
+    def _ask(self, count: int, names: frozenset[str]) -> tuple[Any, Any]:
+        """The positions and the names that are traced in such a call; the others are static."""
+        # JAX has no function that tells; so let one return what has arrived as a tracer. Its rules
+        # have many cases (negative positions, names of positions, only one of the two given).
+        asked = self.jitted(
+            lambda *args, **kwargs: (_tracers(enumerate(args)), _tracers(kwargs.items()))
+        )
+        return asked.eval_shape(*[0] * count, **dict.fromkeys(names, 0))
 
     def split(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, tuple]:
         """The arrays among the arguments, and the static ones as something hashable."""
-        numbers = {self._counted(n, len(args)) for n in self._numbers}
+        positions, names = self._traced(len(args), frozenset(kwargs))
         arrays = (
-            [None if i in numbers else arg for i, arg in enumerate(args)],
-            {name: arg for name, arg in kwargs.items() if name not in self._names},
+            [arg if i in positions else None for i, arg in enumerate(args)],
+            {name: arg for name, arg in kwargs.items() if name in names},
         )
         # With their types, because 1, 1.0 and True are equal and make different arrays.
         static = (
-            tuple((i, type(arg), arg) for i, arg in enumerate(args) if i in numbers),
-            tuple((n, type(arg), arg) for n, arg in sorted(kwargs.items()) if n in self._names),
+            tuple((i, type(arg), arg) for i, arg in enumerate(args) if i not in positions),
+            tuple((n, type(arg), arg) for n, arg in sorted(kwargs.items()) if n not in names),
         )
         return arrays, static
 
-    def join(self, arrays: Any, static: tuple) -> tuple[list, dict[str, Any]]:
+    def join(self, arrays: Any, static: tuple) -> tuple[tuple, dict[str, Any]]:
         """The arguments that were split."""
         args, kwargs = list(arrays[0]), dict(arrays[1])
         for i, _, arg in static[0]:
             args[i] = arg
         kwargs.update((name, arg) for name, _, arg in static[1])
-        return args, kwargs
+        return tuple(args), kwargs
 
     def advice(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """What to say where a function needs the value of an argument that is traced."""
-        numbers = {self._counted(n, len(args)) for n in self._numbers}
-        plain = [
-            f"static_argnums={i}"
-            for i, arg in enumerate(args)
-            if i not in numbers and isinstance(arg, _PLAIN)
-        ]
+        positions, names = self._traced(len(args), frozenset(kwargs))
+        plain = [f"static_argnums={i}" for i in sorted(positions) if isinstance(args[i], _PLAIN)]
         plain += [
             f"static_argnames={name!r}"
-            for name, arg in kwargs.items()
-            if name not in self._names and isinstance(arg, _PLAIN)
+            for name in sorted(names)
+            if isinstance(kwargs[name], _PLAIN)
         ]
-        idle = [name for name in self._names if name not in kwargs and name not in self._known]
+        known = {*kwargs, *inspect.signature(self._fun).parameters}
+        idle = [name for name in self._names if name not in known]
         said = f" (static_argnames {listed(idle)} named no argument)" if idle else ""
         return (
             "Arguments that are not static are traced. If the function branches on one, write "
@@ -69,13 +81,9 @@ class Statics:
         )
 
 
+def _tracers(arguments: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {name: value for name, value in arguments if isinstance(value, Tracer)}
+
+
 _PLAIN = (bool, int, float)
 """Arguments of these types may be meant as choices, not as arrays."""
-
-
-def _positional(fun: Callable[..., Any]) -> tuple[list[str], bool]:
-    """Names of positional parameters, and whether any number of others may follow."""
-    parameters = inspect.signature(fun).parameters.values()
-    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    rest = any(p.kind == p.VAR_POSITIONAL for p in parameters)
-    return [p.name for p in parameters if p.kind in kinds], rest

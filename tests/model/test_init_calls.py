@@ -47,6 +47,35 @@ def test_static_arguments_of_any_number():
     assert_as_jit(first, KEY, (2,), (3,), jit={"static_argnums": (1, 2)})
 
 
+def test_static_arguments_are_inferred_only_where_jit_infers_them():
+    traced = []
+
+    def scaled(key, scale):
+        traced.append(isinstance(scale, jax.core.Tracer))
+        return jax.random.normal(key, (3,)) * scale
+
+    # With both given, JAX infers no position from a name.
+    assert_as_jit(scaled, KEY, 3.0, jit={"static_argnums": (), "static_argnames": "scale"})
+    assert len(traced) > 1 and all(traced)
+
+
+@pytest.mark.parametrize(
+    "static, said",
+    [
+        ({}, "write jit_init(..., static_argnums=2 or static_argnames='train')."),
+        ({"static_argnums": 2}, "write jit_init(..., static_argnames='train')."),
+        ({"static_argnames": "size"}, "(static_argnames 'size' named no argument)."),
+    ],
+)
+def test_a_choice_that_is_traced_is_advised(static, said):
+    def chooses(key, *rest, **options):
+        return jax.random.normal(key, (3 if options["train"] else 4,))
+
+    with pytest.raises(jax.errors.ConcretizationTypeError) as caught:
+        flax_inits.jit_init(chooses, **static)(KEY, KEY, 5, train=True)
+    assert caught.value.__notes__[-1].endswith(said)
+
+
 def test_equal_static_arguments_of_other_types_are_others():
     def fill(key, value):
         return jnp.full(2, value)

@@ -308,7 +308,7 @@ def test_static_arguments():
         expected = jax.jit(make, static_argnums=1, static_argnames="kind")(KEY, width, kind=kind)
         assert_same(made, expected)
     by_name = flax_inits.jit_init(make, static_argnames=("width", "kind"))
-    assert_same(by_name(KEY, 3), init(KEY, width=3))
+    assert_same(by_name(KEY, 3), by_name(KEY, width=3))
 
 
 def test_the_user_s_errors_are_the_user_s():

@@ -11,7 +11,7 @@ import flax.linen as nn
 
 from ..._base.types import Key, Path, PyTree
 from .advice import no_params
-from .tracing import all_but
+from .tracing import all_collections_but
 
 _NOT_VARIABLES = (
     flax.errors.ScopeCollectionNotFound,
@@ -40,14 +40,14 @@ class LinenNetwork:
 
     def outputs(self, tree: PyTree, *args: Any, **kwargs: Any) -> Any:
         """What `apply` returns."""
-        mutable = all_but("params")
+        mutable = all_collections_but("params")
         return self._model.apply(tree, *args, **{**kwargs, "mutable": mutable})[0]
 
     def after(
         self, tree: PyTree, inputs: tuple, kwargs: dict[str, Any], rngs: Mapping[str, Key] | None
     ) -> PyTree:
         """The variables after a call, whatever changes in them."""
-        others, mutable = _others(rngs), all_but("intermediates")
+        others, mutable = _others(rngs), all_collections_but("intermediates")
         return self._model.apply(tree, *inputs, rngs=others, mutable=mutable, **kwargs)[1]
 
     def maker(

@@ -16,7 +16,7 @@ from ..._tree.forms import PathTest
 from ..._tree.paths import paths
 from ..arguments import of_arrays
 from ..classes import Classes, checked, missing, shown
-from .tracing import all_but, scope_of
+from .tracing import all_collections_but, scope_of
 
 
 def of_type(model: Any, cls: Classes, args: tuple, kwargs: dict[str, Any]) -> PathTest:
@@ -93,7 +93,7 @@ def _traced(
 
     def init(*args: Any, **kwargs: Any) -> Any:
         with nn.intercept_methods(record):
-            key, mutable = jax.random.key(0), all_but("intermediates")
+            key, mutable = jax.random.key(0), all_collections_but("intermediates")
             return model.init(key, *args, **{"mutable": mutable, **kwargs})
 
     variables = jax.eval_shape(*of_arrays(init, args, kwargs))

@@ -8,7 +8,7 @@ import flax.linen as nn
 _fresh = itertools.count()
 
 
-def all_but(collection: str) -> flax.core.DenyList:
+def all_collections_but(collection: str) -> flax.core.DenyList:
     """For `mutable=`: every other collection, in a set that no other call had.
 
     `nn.jit` keeps traces, and a kept one calls no interceptor; the set is part of its cache key
