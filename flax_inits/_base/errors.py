@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     """The entries of `known` that look most like `name`, best first."""
-    folded = {}
+    originals = {}
     for entry in known:
-        folded.setdefault(entry.casefold(), entry)
-    found = difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.5)
-    return [folded[match] for match in found]
+        originals.setdefault(entry.casefold(), entry)
+    found = difflib.get_close_matches(name.casefold(), originals, n=most, cutoff=0.5)
+    return [originals[match] for match in found]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -32,30 +32,30 @@ def grouped(rows: Sequence[tuple[str, Hashable, _Row]]) -> list[tuple[str, list[
     """
     lines: list[tuple[list[str], Hashable, list[Any]]] = []
     for name, kind, row in rows:
-        # Text and numbers in turn: numbers are at the odd places.
+        # Text and numbers in turn: numbers are at odd indices.
         lines.append((_NUMBER.split(name), kind, [row]))
-    for place in range(1, max([len(parts) for parts, _, _ in lines], default=0), 2):
-        lines = _merged(lines, place)
+    for index in range(1, max([len(parts) for parts, _, _ in lines], default=0), 2):
+        lines = _merged(lines, index)
     return [("".join(parts), members) for parts, _, members in lines]
 
 
-def _merged(lines: list[Any], place: int) -> list[Any]:
-    """Lines that are equal but for the number at `place` as one."""
+def _merged(lines: list[Any], index: int) -> list[Any]:
+    """Lines that are equal but for the number at `index` as one."""
     groups: dict[Any, list[Any]] = {}
     for line in lines:
         parts, kind, _ = line
-        number = parts[place] if place < len(parts) else ""
+        number = parts[index] if index < len(parts) else ""
         # Numbers with leading zeros are part of the name: 007 is no number of a range.
         plain = number.isdigit() and number == str(int(number))
         own = None if plain else number
-        key = (own, tuple(parts[:place]), tuple(parts[place + 1 :]), kind)
+        key = (own, tuple(parts[:index]), tuple(parts[index + 1 :]), kind)
         groups.setdefault(key, []).append(line)
     merged = []
     for (own, before, after, kind), group in groups.items():
         if own is not None or len(group) == 1:
             merged.extend(group)
             continue
-        numbers = sorted(int(parts[place]) for parts, _, _ in group)
+        numbers = sorted(int(parts[index]) for parts, _, _ in group)
         rows = [row for _, _, rows in group for row in rows]
         merged.append(([*before, _ranges(numbers), *after], kind, rows))
     return merged

@@ -99,7 +99,7 @@ class _Planner:
                 pooled = Pooled(token(form.factor), value, sharding, form)
                 return Job(pooled, (form.key,), positions)
         if Given.fits(value, sharding):
-            signed, given = self._signer.program([value], self._computable.is_key)
+            signed, given = self._signer.graph([value], self._computable.is_key)
             return Job(Given(signed, value, sharding), tuple(given), positions)
         return None
 
@@ -111,7 +111,7 @@ class _Planner:
         fused: bool,
     ) -> Job:
         """What makes leaves by a program of their own."""
-        token, given = self._signer.program(values, self._computable.is_key)
+        token, given = self._signer.graph(values, self._computable.is_key)
         recipe = Compiled(token, values, shardings, given, fused)
         return Job(recipe, recipe.given, positions)
 

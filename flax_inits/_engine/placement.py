@@ -32,7 +32,7 @@ def on_host(sharding: Sharding | None) -> bool:
 _HOST_MEMORY = (None, "device", "unpinned_host")
 
 
-def placement(arrays: Sequence[Any]) -> Sharding | None:
+def jit_sharding(arrays: Sequence[Any]) -> Sharding | None:
     """Where `jax.jit` would put what it makes from `arrays`: None is the default device."""
     committed = [a for a in arrays if getattr(a, "committed", False)]
     shardings = (a.sharding for a in committed)

@@ -165,7 +165,7 @@ def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job
     spread = [rows.rows(_form(job), job.known) for job in program.jobs]
     columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
     blocks = _blocks(compiled, columns, count)
-    block, place = next(blocks), 0
+    block, taken = next(blocks), 0
     largest = max(job.recipe.outputs[0].aval.size for job in program.jobs)
     blank = misaligned(largest, block.dtype)
     for job, part in zip(program.jobs, spread, strict=True):
@@ -173,13 +173,13 @@ def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job
         leaf = owned(blank[: value.aval.size].reshape(value.aval.shape), sharding)
         in_place = is_plain(block.dtype)
         flat = memory_of(leaf) if in_place else np.empty(value.aval.size, block.dtype)
-        taken = 0
-        while taken < len(part.words):
-            if place == count:
-                block, place = next(blocks), 0
-            take = min(len(part.words) - taken, count - place)
-            rows.copy_rows(_form(job), block[place : place + take], taken, flat)
-            taken, place = taken + take, place + take
+        first = 0
+        while first < len(part.words):
+            if taken == count:
+                block, taken = next(blocks), 0
+            take = min(len(part.words) - first, count - taken)
+            rows.copy_rows(_form(job), block[taken : taken + take], first, flat)
+            first, taken = first + take, taken + take
         yield job, [leaf if in_place else owned(flat.reshape(value.aval.shape), sharding)]
 
 

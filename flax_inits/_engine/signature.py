@@ -47,7 +47,7 @@ class Signer:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, Token]] = {}
 
-    def program(
+    def graph(
         self, outputs: Sequence[Value], boundary: Callable[[Value], bool]
     ) -> tuple[Token, list[Value]]:
         """The signature of a graph up to its boundary, and the boundary in the order found."""

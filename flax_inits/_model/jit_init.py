@@ -76,8 +76,8 @@ def jit_init(
         hint = ": give its method init." if hasattr(fun, "init") else "."
         raise TypeError(f"jit_init needs a function that makes parameters, got {brief(fun)}{hint}")
     statics = Statics(fun, static_argnums, static_argnames)
-    reached = None if rules is None else with_rules(fun, rules)
-    return JitInit(fun, reached, out_shardings, statics, progress)
+    ruled = None if rules is None else with_rules(fun, rules)
+    return JitInit(fun, ruled, out_shardings, statics, progress)
 
 
 class JitInit:
@@ -88,13 +88,13 @@ class JitInit:
     def __init__(
         self,
         fun: Callable[..., PyTree],
-        reached: WithRules | None,
+        ruled: WithRules | None,
         out_shardings: Any,
         statics: Statics,
         progress: bool | None,
     ):
         functools.update_wrapper(self, fun)
-        self._fun, self._reached, self._out_shardings = fun, reached, out_shardings
+        self._fun, self._with_rules, self._out_shardings = fun, ruled, out_shardings
         self._statics, self._progress = statics, progress
         self._known: Cache[Planned] = Cache(32)  # by the shapes of arguments
         self._jitted = statics.jitted(fun)
@@ -153,7 +153,7 @@ class JitInit:
         return planned.lowered(arrays)
 
     def _inline(self, args: tuple, kwargs: dict[str, Any]) -> PyTree:
-        if self._reached is None:
+        if self._with_rules is None:
             return self._fun(*args, **kwargs)
         # Rules are applied in a context of their own, in which nothing that was compiled before
         # is known; as one jitted function it is compiled once all the same.
@@ -180,10 +180,10 @@ class JitInit:
 
     def _cached(self, arrays: PyTree, static: tuple) -> Planned:
         leaves, treedef = jax.tree.flatten(arrays)
-        places = tuple(
+        shardings = tuple(
             leaf.sharding if getattr(leaf, "committed", False) else None for leaf in leaves
         )
-        cache_key = (treedef, static, tuple(map(_abstract, leaves)), places, configuration())
+        cache_key = (treedef, static, tuple(map(_abstract, leaves)), shardings, configuration())
         known = self._known.find(cache_key)
         if known is not None:
             return known
@@ -198,9 +198,9 @@ class JitInit:
 
     def _made(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, dict[Path, str]]:
         """The tree, and how each leaf was made that a rule has won."""
-        if self._reached is None:
+        if self._with_rules is None:
             return self._fun(*args, **kwargs), {}
-        return self._reached.made(args, kwargs)
+        return self._with_rules.made(args, kwargs)
 
 
 def _abstract(leaf: Any) -> Any:

@@ -10,7 +10,7 @@ from .._base.errors import listed
 from .._base.jax_state import concrete_mesh
 from .._base.types import Path, PyTree
 from .._engine.graph import Input, Value, order
-from .._engine.placement import is_abstract, placement, replicated
+from .._engine.placement import is_abstract, jit_sharding, replicated
 from .._engine.trace import Traced
 from .._tree.modules import is_module, opened
 from .._tree.paths import flatten, show
@@ -123,7 +123,7 @@ def _default(value: Value, arrays: Sequence[Any], known: Sequence[Sharding | Non
     mesh = concrete_mesh()
     if mesh is None:
         beside = next(filter(None, known), None)
-        return placement(arrays) if beside is None else replicated(beside)
+        return jit_sharding(arrays) if beside is None else replicated(beside)
     if not any(kind == AxisType.Explicit for kind in mesh.axis_types):
         return NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, value.aval.sharding.spec)

@@ -72,7 +72,7 @@ class Plan(Report):
         paths: Sequence[Path],
         shardings: Sequence[Sharding | None],
         jobs: Sequence[Job] | Whole,
-        reached: dict[Path, str],
+        ruled: dict[Path, str],
     ) -> "Plan":
         """The plan for a traced function; `Whole` if it is compiled as it stands."""
         programs: dict[Any, int] = {}
@@ -88,7 +88,7 @@ class Plan(Report):
         rows = []
         for i, (path, struct) in enumerate(zip(paths, structs, strict=True)):
             recipe, program = found.get(i, (whole, 1))
-            source = reached.get(path, "model")
+            source = ruled.get(path, "model")
             rows.append(_row(path, struct, shardings[i], recipe, program, source))
         return cls(rows)
 

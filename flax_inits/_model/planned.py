@@ -34,7 +34,7 @@ class Planned(NamedTuple):
     whole: Any
     """The whole function, jitted."""
 
-    reached: dict[Path, str]
+    ruled: dict[Path, str]
     """How each leaf is made that a rule has won."""
 
     way: Way
@@ -42,7 +42,7 @@ class Planned(NamedTuple):
 
     def plan(self) -> Plan:
         """The table."""
-        return Plan.of(self.traced, self.paths, self.shardings, self.jobs, self.reached)
+        return Plan.of(self.traced, self.paths, self.shardings, self.jobs, self.ruled)
 
     def made(self, arrays: PyTree, show: bool | None) -> PyTree:
         """The tree, made of the arrays among the arguments; `show` is for `Progress`."""
@@ -71,12 +71,12 @@ def planned(
     made: Callable[[PyTree], tuple[PyTree, dict[Path, str]]], arrays: PyTree, out_shardings: Any
 ) -> Planned:
     """Plans a call of `made`, which also tells how rules were applied."""
-    reached: dict[Path, str] = {}
+    ruled: dict[Path, str] = {}
     ways: list[Way] = []
 
     def run(arrays: PyTree) -> PyTree:
         tree, how = made(arrays)
-        reached.update(how)
+        ruled.update(how)
         tree, way = opened(tree)
         ways.append(way)
         return tree
@@ -86,7 +86,7 @@ def planned(
     asked = asked_for(out_shardings, ways[0](traced.shape), paths)
     shardings, jobs = _jobs(traced, jax.tree.leaves(arrays), asked)
     whole = jax.jit(run, out_shardings=treedef.unflatten(asked) if any(asked) else None)
-    return Planned(traced, paths, treedef, shardings, jobs, whole, reached, ways[0])
+    return Planned(traced, paths, treedef, shardings, jobs, whole, ruled, ways[0])
 
 
 def _jobs(
@@ -96,9 +96,9 @@ def _jobs(
     if traced.closes_over_tracers:
         return asked, CLOSES_OVER_TRACERS
     try:
-        places = OutShardings(traced, arguments, asked)
+        out = OutShardings(traced, arguments, asked)
     except Exception:  # jaxprs have no stability promise; jax.jit always works.
         return asked, caught("the whole function is compiled")
-    if places.decided_by_jit:
+    if out.decided_by_jit:
         return asked, Whole("jax.jit decides its shardings")
-    return places.shardings, jobs_of(traced, dict(enumerate(places.shardings)))
+    return out.shardings, jobs_of(traced, dict(enumerate(out.shardings)))

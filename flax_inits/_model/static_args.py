@@ -73,8 +73,8 @@ class Statics:
             if isinstance(kwargs[name], _PLAIN)
         ]
         known = {*kwargs, *inspect.signature(self._fun).parameters}
-        idle = [name for name in self._names if name not in known]
-        said = f" (static_argnames {listed(idle)} named no argument)" if idle else ""
+        unknown = [name for name in self._names if name not in known]
+        said = f" (static_argnames {listed(unknown)} named no argument)" if unknown else ""
         return (
             "Arguments that are not static are traced. If the function branches on one, write "
             f"jit_init(..., {' or '.join(plain) or 'static_argnames=...'}){said}."

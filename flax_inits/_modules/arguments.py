@@ -13,11 +13,11 @@ def of_arrays(
     leaves, treedef = jax.tree.flatten((args, kwargs))
     is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
 
-    def run(arrays: Sequence[Any]) -> Any:
+    def of_leaves(arrays: Sequence[Any]) -> Any:
         given = iter(arrays)
         args, kwargs = treedef.unflatten(
             [next(given) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
         )
         return fun(*args, **kwargs)
 
-    return run, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+    return of_leaves, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]

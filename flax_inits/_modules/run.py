@@ -25,7 +25,7 @@ class Source(Protocol):
         ...
 
 
-_fresh = itertools.count()
+_serial = itertools.count()
 within: contextvars.ContextVar[Path] = contextvars.ContextVar("within", default=())
 """Where the root of modules of another system is, in the module that holds it."""
 
@@ -54,7 +54,7 @@ class Run:
         """Targets that a module made by the rule's initializer."""
         self.keeps_shapes = True
         """Whether nothing hints that leaves are stacked which no initializer of a module made."""
-        self.token = f"flax_inits run {next(_fresh)}"
+        self.token = f"flax_inits run {next(_serial)}"
         """No other run has it."""
         self._sources: list[Source] = []
 

@@ -27,13 +27,13 @@ def of_summary(report: Any) -> Any:
     known = [(name, row) for name, row in report.lines() if isinstance(row.mean, float)]
     height = 1.0 + 0.22 * len(known)
     figure, axes = pyplot.subplots(figsize=(8, height), layout="constrained")
-    for place, (_, row) in enumerate(known):
+    for height, (_, row) in enumerate(known):
         color = _RED if row.change in _UNLIKE else _BLUE
-        axes.plot([row.min, row.max], [place, place], color=_GRAY, linewidth=1)
+        axes.plot([row.min, row.max], [height, height], color=_GRAY, linewidth=1)
         spread = [row.mean - row.std, row.mean + row.std]
-        axes.plot(spread, [place, place], color=color, linewidth=4, solid_capstyle="butt")
+        axes.plot(spread, [height, height], color=color, linewidth=4, solid_capstyle="butt")
         # With an edge, as it is all that there is to see of a constant.
-        axes.plot(row.mean, place, "o", color="white", markeredgecolor=color, markersize=4)
+        axes.plot(row.mean, height, "o", color="white", markeredgecolor=color, markersize=4)
     axes.set_yticks(range(len(known)), [name for name, _ in known], fontsize=8)
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.set_xlabel("range (gray), mean ± standard deviation (bar)")

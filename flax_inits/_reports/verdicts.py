@@ -71,12 +71,14 @@ def _not_finite(rows: Sequence[Any]) -> Iterator[Verdict]:
             layer = _layer(rows, i)
             part = tables.share(row.nonfinite)
             text = f"NaN or infinity from {layer} on: {part} of the activations"
-            return (yield Verdict("nan", layer, "activations", text))
+            yield Verdict("nan", layer, "activations", text)
+            return
     for i, row in reversed(list(enumerate(rows))):
         if not math.isfinite(row.gradient):
             layer = _layer(rows, i)
             text = f"NaN or infinity from {layer} back: in the gradients"
-            return (yield Verdict("nan", layer, "gradients", text))
+            yield Verdict("nan", layer, "gradients", text)
+            return
 
 
 def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
@@ -95,7 +97,8 @@ def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
         if row.role != "argument" and _size(row) > large:
             layer, most = _layer(rows, i), max(_size(row) for row in rows[i:])
             text = f"size {_size(row):.2g} at {layer}, {most:.2g} at most"
-            return (yield _verdict("exploding", layer, "activations", text))
+            yield _verdict("exploding", layer, "activations", text)
+            return
 
 
 def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
@@ -114,7 +117,8 @@ def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
         if rows[i].gradient > last * GRADIENT:
             most = max(rows[j].gradient for j in body if j <= i)
             text = f"norm {last:.2g} at the end, {_gradient(rows, i)}, {most:.2g} at most"
-            return (yield _verdict("exploding", _layer(rows, i), "gradients", text))
+            yield _verdict("exploding", _layer(rows, i), "gradients", text)
+            return
 
 
 def _gradient(rows: Sequence[Any], index: int) -> str:
@@ -148,7 +152,7 @@ def _units(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
 
 
 def _last_run(positions: Sequence[int], holds: Callable[[int], bool]) -> int | None:
-    """The first of the places from which on `holds` is true of all."""
+    """The first position from which on `holds` is true of all."""
     begin = None
     for position in reversed(positions):
         if not holds(position):

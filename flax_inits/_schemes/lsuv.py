@@ -190,10 +190,10 @@ def _order(
 
     with noted(note):
         jax.eval_shape(run, tree, inputs)
-    idle = [show(layer) for layer in layers if layer not in found]
-    if idle:
+    unused = [show(layer) for layer in layers if layer not in found]
+    if unused:
         raise ValueError(
-            f"{describe(where)} selects weights of {listed(idle)}, which this call of the model "
+            f"{describe(where)} selects weights of {listed(unused)}, which this call of the model "
             "does not run. Leave them out, or give the method or arguments that do."
         )
     return list(found)

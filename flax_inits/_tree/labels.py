@@ -84,9 +84,9 @@ class Labels:
             asked = _asked(where, present, leaves)
             uses, unmatched = resolve(asked, names, names, params)
             # A function cannot be asked about what is masked out: it may be meant for that.
-            idle = [part for part in unmatched if not (any(masked) and _was_asked(part))]
-            if idle:
-                raise nothing_selected(idle[0], names, params)
+            mistaken = [part for part in unmatched if not (any(masked) and _was_asked(part))]
+            if mistaken:
+                raise nothing_selected(mistaken[0], names, params)
             found = [name for name, use in zip(names, uses, strict=True) if use]
             won = [winners.setdefault(name, number) for name in found]
             if found and number not in won:

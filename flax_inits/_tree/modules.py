@@ -49,24 +49,24 @@ def opened(tree: PyTree) -> tuple[PyTree, Way]:
     if _nnx() is None:
         return tree, Way()
     nodes, treedef = jax.tree.flatten(tree, is_leaf=is_module)
-    places = [i for i, node in enumerate(nodes) if is_module(node)]
-    if not places:
+    positions = [i for i, node in enumerate(nodes) if is_module(node)]
+    if not positions:
         return tree, Way()
     nnx = _nnx()
-    graphdef, state = nnx.split([nodes[i] for i in places])
-    states = [state.get(number, nnx.State({})) for number in range(len(places))]
+    graphdef, state = nnx.split([nodes[i] for i in positions])
+    states = [state.get(number, nnx.State({})) for number in range(len(positions))]
 
     def close(tree: PyTree) -> PyTree:
         nodes = treedef.flatten_up_to(tree)
-        whole = {number: nodes[i] for number, i in enumerate(places) if len(nodes[i])}
+        whole = {number: nodes[i] for number, i in enumerate(positions) if len(nodes[i])}
         merged = nnx.merge(graphdef, nnx.State(whole))
-        return treedef.unflatten(_replaced(nodes, places, merged))
+        return treedef.unflatten(_replaced(nodes, positions, merged))
 
-    return treedef.unflatten(_replaced(nodes, places, states)), Way(close)
+    return treedef.unflatten(_replaced(nodes, positions, states)), Way(close)
 
 
-def _replaced(nodes: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
-    there = dict(zip(places, values, strict=True))
+def _replaced(nodes: Sequence[Any], positions: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    there = dict(zip(positions, values, strict=True))
     return [there.get(i, node) for i, node in enumerate(nodes)]
 
 

@@ -132,15 +132,15 @@ def _union_of_parts(
 ) -> tuple[dict[int, Part | None], list[Where]]:
     found: dict[int, Part | None] = {}
     by: dict[int, Where] = {}
-    idle: list[Where] = []
+    all_unmatched: list[Where] = []
     for item in where:
         more, unmatched = resolve_parts(item, paths, leaves, tree)
         for i, part in more.items():
             check_alone(paths[i], [by[i], item] if i in by else [], [found.get(i), part])
             by[i] = item
         found |= more
-        idle += unmatched
-    return dict(sorted(found.items())), idle
+        all_unmatched += unmatched
+    return dict(sorted(found.items())), all_unmatched
 
 
 def check_alone(path: Path, wheres: Sequence[Where], parts: Sequence[Part | None]) -> None:

@@ -119,18 +119,18 @@ def assign_parts(
 ) -> tuple[dict[int, AnyRule], dict[int, Part]]:
     """The same, and for each leaf of which a rule takes a part, this part."""
     takers: dict[int, list[tuple[AnyRule, Part | None]]] = {}
-    idle: list[Where] = []
+    all_unmatched: list[Where] = []
     for rule in rules:
         found, unmatched = resolve_parts(rule.where, paths, leaves, tree)
         if unmatched and not allow_unmatched:
             raise nothing_selected(unmatched[0], paths, tree)
-        idle += unmatched
+        all_unmatched += unmatched
         for i, part in found.items():
             takers.setdefault(i, []).append((rule, part))
         if not any(takers[i][0][0] is rule for i in found) and not allow_unmatched:
             raise _shadowed(rule, [takers[i][0][0] for i in found])
     if not takers:
-        raise nothing_selected(idle[0], paths, tree)
+        raise nothing_selected(all_unmatched[0], paths, tree)
     for i, of_leaf in takers.items():
         check_alone(paths[i], [rule.where for rule, _ in of_leaf], [part for _, part in of_leaf])
     won = {i: of_leaf[0] for i, of_leaf in sorted(takers.items())}

@@ -5,7 +5,7 @@ import itertools
 import flax.core
 import flax.linen as nn
 
-_fresh = itertools.count()
+_serial = itertools.count()
 
 
 def all_collections_but(collection: str) -> flax.core.DenyList:
@@ -14,7 +14,7 @@ def all_collections_but(collection: str) -> flax.core.DenyList:
     `nn.jit` keeps traces, and a kept one calls no interceptor; the set is part of its cache key
     and makes it trace again.
     """
-    return flax.core.DenyList((collection, f"flax_inits {next(_fresh)}"))
+    return flax.core.DenyList((collection, f"flax_inits {next(_serial)}"))
 
 
 def scope_of(module: nn.Module) -> flax.core.Scope | None:

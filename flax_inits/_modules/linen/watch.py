@@ -21,7 +21,7 @@ from ..._base.types import Path
 from ..run import Run
 from .tracing import scope_of
 
-_fresh = itertools.count()
+_serial = itertools.count()
 _ABSENT = object()
 
 
@@ -55,7 +55,7 @@ class _Mark:
         self.call = call
 
     def __hash__(self) -> int:
-        return next(_fresh)
+        return next(_serial)
 
 
 class _Watch:

@@ -21,9 +21,9 @@ Handler: TypeAlias = Callable[["Construction", tuple, dict[str, Any]], None]
 
 
 class Construction(NamedTuple):
-    """One run of an `__init__`: what runs it, its signature, and an object that no other has."""
+    """One call of an `__init__`: what runs it, its signature, and an object that no other has."""
 
-    run: Callable[..., None]
+    init: Callable[..., None]
     signature: inspect.Signature
     token: object
 
@@ -82,10 +82,10 @@ def _hook_init(cls: type) -> None:
 
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> None:
-        run, token = original, object()
+        call, token = original, object()
         for handler in _handlers.get(()):
-            run = _handled(handler, Construction(run, signature, token))
-        run(*args, **kwargs)
+            call = _handled(handler, Construction(call, signature, token))
+        call(*args, **kwargs)
 
     _exchanged.exchange(cls, "__init__", init)
 

@@ -54,34 +54,34 @@ class _Watch:
         try:
             bound = construction.signature.bind(*args, **kwargs)
         except TypeError:
-            return construction.run(*args, **kwargs)  # which says what is wrong
+            return construction.init(*args, **kwargs)  # which says what is wrong
         bound.apply_defaults()
         further = [p.name for p in bound.signature.parameters.values() if p.kind == p.VAR_KEYWORD]
         for given in (bound.arguments, *(bound.arguments[name] for name in further)):
             for name, value in given.items():
                 if _is_initializer(name, value):
                     given[name] = self._wrapped(value, (number, name), construction.token)
-        construction.run(*bound.args, **bound.kwargs)
+        construction.init(*bound.args, **bound.kwargs)
         _unwrap_attributes(args[0])
 
-    def _wrapped(self, value: Any, place: tuple[int, str], token: object) -> "_Initializer":
+    def _wrapped(self, value: Any, argument: tuple[int, str], token: object) -> "_Initializer":
         # Only the innermost `__init__` counts: the others hand the same one to several modules.
         while isinstance(value, _Initializer) and value.token is not token:
             value = value.original
-        return _Initializer(self.run, place, token, value)
+        return _Initializer(self.run, argument, token, value)
 
 
 class _Initializer:
     """Stands for a module's initializer while the module is constructed."""
 
     def __init__(
-        self, run: Run, place: tuple[int, str], token: object, original: Callable[..., Any]
+        self, run: Run, argument: tuple[int, str], token: object, original: Callable[..., Any]
     ):
         self.token, self.original = token, original
-        self._run, self._place, self._calls = run, place, itertools.count()
+        self._run, self._argument, self._calls = run, argument, itertools.count()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        source = _Call(*self._place, next(self._calls))
+        source = _Call(*self._argument, next(self._calls))
         box: list[Any] = []
 
         def array(*args: Any, **kwargs: Any) -> Any:

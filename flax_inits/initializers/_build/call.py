@@ -14,7 +14,7 @@ from ..._base.jax_state import tracing
 from ..._engine.execute import execute
 from ..._engine.host import HostEvaluator
 from ..._engine.jobs import plan
-from ..._engine.placement import placement
+from ..._engine.placement import jit_sharding
 from ..._engine.recipe import Job
 from ..._engine.trace import trace
 from ..._base.types import Array
@@ -91,7 +91,7 @@ def _planned(
 def _default(key: Key) -> Sharding | None:
     """Where JAX puts what it makes from the key: on all of the mesh in use, else by the key."""
     mesh = concrete_mesh()
-    return placement([key]) if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jit_sharding([key]) if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def _on_mesh(out_sharding: NamedSharding | PartitionSpec) -> NamedSharding:
