@@ -108,7 +108,7 @@ def fused_key(key: Key) -> Key:
 
 
 def fused_keys(keys: Key) -> Key:
-    """`fused_key` for typed keys of any shape, or one legacy key."""
+    """Wraps typed keys of any shape, or one legacy key, as `fused_key` does."""
     if not is_threefry(keys) or (_is_typed(keys) and jax.random.key_impl(keys) == _FUSED):
         return keys
     data = jax.random.key_data(keys) if _is_typed(keys) else keys
@@ -116,12 +116,13 @@ def fused_keys(keys: Key) -> Key:
 
 
 def key_words(key: Key) -> tuple[int, int]:
-    """The two words of a concrete threefry key, as Python integers."""
+    """Reads the two words of a concrete threefry key, as Python integers."""
     high, low = np.asarray(jax.random.key_data(key) if _is_typed(key) else key)
     return int(high), int(low)
 
 
 def _random_bits(data: Array, bit_width: int, shape: Shape) -> Array:
+    # The old stream pairs element i with element i + n / 2, so no element can be drawn alone.
     if not jax.config.jax_threefry_partitionable:
         return _THREEFRY.random_bits(data, bit_width, shape)
     return _fused_bits(data, bit_width, tuple(shape))
@@ -139,7 +140,8 @@ def _fused_bits(data: Array, bit_width: int, shape: tuple) -> Array:
 
 
 def words_to_bits(x0: Array, x1: Array, bit_width: int) -> Array:
-    """The bits that JAX takes from a block: 64 of both words, else the low ones of their xor."""
+    """Takes the bits that JAX does: 64 of both words of a block, else the low ones of their xor."""
+    # Both words are mixed even for 8 bits: what JAX throws away is not drawn for another element.
     dtype = np.dtype(f"uint{bit_width}")
     if bit_width != 64:
         return lax.convert_element_type(lax.bitwise_xor(x0, x1), dtype)
@@ -147,6 +149,8 @@ def words_to_bits(x0: Array, x1: Array, bit_width: int) -> Array:
     return lax.bitwise_or(lax.shift_left(high, lax.full_like(high, 32)), low)
 
 
+# All but the bits is threefry's own, so a fused key splits and folds into the same words. The name
+# and the tag are what JAX tells implementations apart by.
 _FUSED = extend_random.define_prng_impl(
     key_shape=_THREEFRY.key_shape,
     seed=_THREEFRY.seed,

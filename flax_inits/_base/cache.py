@@ -20,7 +20,7 @@ class Cache(Generic[T]):
         self._lock = threading.Lock()
 
     def find(self, key: Hashable) -> T | None:
-        """The value for `key`, if one is kept."""
+        """Finds the value for `key`, if one is kept."""
         with self._lock:
             if key not in self._entries:
                 return None
@@ -28,13 +28,15 @@ class Cache(Generic[T]):
             return self._entries[key][0]
 
     def keep(self, key: Hashable, value: T, nbytes: int = 0) -> T:
-        """The value for `key`: `value`, or what another call has kept meanwhile."""
+        """Keeps `value` for `key`; returns it, or what another call has kept meanwhile."""
+        # The first one wins: all who ask must get the same.
         with self._lock:
             if key not in self._entries:
                 self._entries[key] = value, nbytes
                 self._bytes += nbytes
             self._entries.move_to_end(key)
             kept = self._entries[key][0]
+            # Never the latest: whoever keeps it is about to look for it again.
             while len(self._entries) > 1 and self._is_full():
                 self._bytes -= self._entries.popitem(last=False)[1][1]
         return kept

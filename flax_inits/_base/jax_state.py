@@ -15,9 +15,11 @@ def _nothing() -> None:
 
 
 def configuration() -> tuple[Hashable, ...]:
-    """Equal where JAX traces, lowers and places alike."""
+    """Tells states of JAX apart: equal where it traces, lowers and places alike."""
     # JAX keeps one trace for each state of what matters to tracing, the types of the mesh's axes
-    # included; which one it returns tells the states apart. The rest it looks up later.
+    # included; which one it returns tells the states apart. A list of settings would go stale with
+    # the next version of JAX, and then hand out what was compiled under others. The rest it looks
+    # up after tracing: where to put things, and how to make keys.
     config = jax.config
     trace, device = _nothing.trace().jaxpr, config.jax_default_device
     kinds = config.jax_default_prng_impl, config.jax_explicit_x64_dtypes
@@ -25,7 +27,7 @@ def configuration() -> tuple[Hashable, ...]:
 
 
 def explicit_x64() -> str:
-    """What JAX does where a 64-bit dtype is asked for: "allow", "warn" or "error"."""
+    """Reads what JAX does where a 64-bit dtype is asked for: "allow", "warn" or "error"."""
     if jax.config.jax_enable_x64:
         return "allow"
     mode: Any = jax.config.jax_explicit_x64_dtypes
@@ -38,7 +40,7 @@ def only_explicit_x64() -> bool:
 
 
 def concrete_mesh() -> Mesh | None:
-    """The mesh of `jax.set_mesh`; None if there is none, or if it cannot be told here."""
+    """Finds the mesh of `jax.set_mesh`; None if there is none, or if it cannot be told here."""
     try:
         mesh = jax.sharding.get_mesh()
     except ValueError:  # Some transformation is under way, though nothing is staged.

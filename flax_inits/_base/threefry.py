@@ -29,6 +29,9 @@ def counter_bits(k0: Array, k1: Array, high: Array, low: Array) -> tuple[Array, 
     All are uint32: scalars, or arrays of one rank whose sizes are equal or 1. Written in `lax` and
     unrolled, so that XLA fuses it with what makes the counter and with what uses the bits.
     """
+    # JAX's own is a loop over whole arrays on CPU (until jax#37872) and a kernel of its own
+    # on GPU (jax#20328, xla#10415): neither is fused, so bits and counters are
+    # arrays of the output's size in memory. In `lax`, which lowers faster than `jnp`.
     shape = lax.broadcast_shapes(*map(np.shape, (k0, k1, high, low)))
     k0, k1, high, low = (_widened(x, shape) for x in (k0, k1, high, low))
     keys = (k0, k1, lax.bitwise_xor(lax.bitwise_xor(k0, k1), np.uint32(_PARITY)))
@@ -55,7 +58,7 @@ def _rotated(x: Array, distance: int) -> Array:
 
 
 def counter(shape: Shape, offset: Any = 0, row: int = _ROW) -> Words:
-    """The flat index of each element plus `offset`, as two words of `shape` (or scalars).
+    """Counts elements: the flat index of each plus `offset`, as two words of `shape` (or scalars).
 
     One iota for each axis, never a reshape of one flat iota: so it partitions over any mesh.
     """
@@ -65,6 +68,7 @@ def counter(shape: Shape, offset: Any = 0, row: int = _ROW) -> Words:
             index = lax.broadcasted_iota(np.uint32, shape, axis)
             low = lax.add(lax.mul(index, np.uint32(stride & _MASK)), low)
         return np.uint32(0), low
+    # Past 2**32 elements, and where nobody knows how many there are: indices in two words each.
     words = _words_of(offset)
     for axis, stride in enumerate(_strides_in_words(shape)):
         index = _long_iota(shape, axis, row)
@@ -115,13 +119,16 @@ def _long_iota(shape: Shape, axis: int, row: int) -> Words:
 
 
 def _sum(x: Words, y: Words) -> Words:
+    # The low words have carried if and only if their sum is less than either.
     low = lax.add(x[1], y[1])
     carry = lax.convert_element_type(lax.lt(low, y[1]), np.uint32)
     return lax.add(lax.add(x[0], y[0]), carry), low
 
 
 def _product(x: Words, y: Words) -> Words:
-    """Modulo 2**64, as counters are."""
+    """Multiplies modulo 2**64, as counters do."""
+    # By halves of the low words: lax has no product of 32 bits that keeps the high word, and 64-bit
+    # integers only with jax_enable_x64.
     half, mask = np.uint32(16), np.uint32(0xFFFF)
     (x1, x0), (y1, y0) = (
         (lax.shift_right_logical(w[1], half), lax.bitwise_and(w[1], mask)) for w in (x, y)
@@ -137,7 +144,7 @@ def _product(x: Words, y: Words) -> Words:
 
 
 def block(key: Words, count: Words) -> Words:
-    """`counter_bits` on the host, in Python integers."""
+    """Encrypts as `counter_bits` does, on the host: `count` by `key`, in Python integers."""
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     x0, x1 = (count[0] + keys[0]) & _MASK, (count[1] + keys[1]) & _MASK
     for step in range(5):
@@ -150,12 +157,15 @@ def block(key: Words, count: Words) -> Words:
 
 
 def fold_in_words(words: Words, data: int) -> Words:
-    """`jax.random.fold_in` on the words of a key: `data` counts modulo 2**32."""
+    """Computes `jax.random.fold_in` on the words of a key: `data` counts modulo 2**32."""
     return block(words, (0, data & _MASK))
 
 
 def split_words(words: Words, num: int = 2) -> list[Words]:
-    """`jax.random.split` on the words of a key, as `jax_threefry_partitionable` says."""
+    """Computes `jax.random.split` on a key's words, as `jax_threefry_partitionable` says."""
+    # With it, key i is fold_in(key, i) (jax#13341). Without, all words come from one draw
+    # of 2 * num words, whose counters are halved: word j of the first half is encrypted with word j
+    # of the second.
     if jax.config.jax_threefry_partitionable:
         return [block(words, divmod(index, 1 << 32)) for index in range(num)]
     pairs = [block(words, (index, num + index)) for index in range(num)]

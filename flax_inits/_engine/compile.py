@@ -27,14 +27,18 @@ class ProgramCache:
         self._futures: Cache[Future] = Cache(4096)
 
     def get(self, program: Program, submit: Callable[..., Any]) -> Future:
-        """The compiled program; made once, also if several threads ask at a time."""
+        """Finds the compiled program, or makes it: once, also if several threads ask at a time."""
         future = self._futures.find(program.key)
         if future is not None:
             return future
+        # The future is in the cache before anything is lowered, so whoever asks meanwhile waits for
+        # it. Of two threads that came so far, `keep` hands both the same, and one compiles.
         mine: Future = Future()
         future = self._futures.keep(program.key, mine, program.nbytes)
         if future is mine:
             try:
+                # Lowered in this thread: JAX's settings and meshes are those of a thread, and a
+                # compiling thread has none of the caller's.
                 task = submit(self._compile, program, mine, program.lower())
                 if task is not None:
                     task.add_done_callback(lambda task: self._cancelled(task, program, mine))
@@ -43,7 +47,7 @@ class ProgramCache:
         return future
 
     def wait(self, future: Future, program: Program) -> Any:
-        """The program when it is there, compiled here if another thread gave up on it."""
+        """Waits for the program; compiles it here if another thread gave up on it."""
         while True:
             try:
                 return future.result()
@@ -64,6 +68,7 @@ class ProgramCache:
         """Tells whoever waits; only this thread is to see its own KeyboardInterrupt."""
         own = not isinstance(error, Exception)
         if not future.done():
+            # Forgotten before anybody hears of it: who then asks again must not find the failure.
             self._futures.drop(program.key)
             future.set_exception(_Interrupted() if own else error)
         if own:
@@ -80,25 +85,29 @@ def _compiled(lowered: Any, options: dict) -> Any:
     except Exception:
         if not options:
             raise
-        return lowered.compile()  # The options are those of one backend and may be gone.
+        # XLA renames options of single backends without notice, and refuses the unknown. They buy
+        # speed, never bits.
+        return lowered.compile()
 
 
 _cache = ProgramCache()
 
 
 def programs(jobs: Sequence[Job]) -> list[Program]:
-    """The programs that make the jobs' leaves, those with the most work first."""
+    """Collects the programs that make the jobs' leaves, those with the most work first."""
     groups: dict[Hashable, tuple[Programmed, list[Job]]] = {}
     for job in jobs:
         if isinstance(job.recipe, Programmed):
             groups.setdefault(job.recipe.shared_by, (job.recipe, []))[1].append(job)
     found = [recipe.program(group) for recipe, group in groups.values()]
+    # Threads take them in this order. The largest program, if it came last, would be compiled
+    # and run when all others are done.
     return sorted(found, key=lambda program: -program.size)
 
 
 @contextlib.contextmanager
 def compiling(programs: Sequence[Program]) -> Iterator[list[Callable[[], Any]]]:
-    """For each program, what waits for it to be compiled; threads compile meanwhile."""
+    """Compiles by threads; yields for each program what waits for it."""
     with _compilers(programs) as submit:
         futures = [_cache.get(program, submit) for program in programs]
         pairs = zip(futures, programs, strict=True)
@@ -106,14 +115,14 @@ def compiling(programs: Sequence[Program]) -> Iterator[list[Callable[[], Any]]]:
 
 
 def compiled(programs: Sequence[Program]) -> list[Any]:
-    """The compiled programs, which calls that need the same will find."""
+    """Compiles programs, which calls that need the same will find."""
     with compiling(programs) as waits:
         return [wait() for wait in waits]
 
 
 @contextlib.contextmanager
 def _compilers(programs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
-    """Threads to compile with, if there is more than one program; XLA releases the GIL."""
+    """Starts threads to compile with, if there is more than one program; XLA releases the GIL."""
     if len(programs) < 2:
         yield _at_once
         return
@@ -121,4 +130,5 @@ def _compilers(programs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
     try:
         yield pool.submit
     finally:
+        # If the caller fails, what nobody waits for is not begun; `_cancelled` tells other callers.
         pool.shutdown(cancel_futures=True)

@@ -31,8 +31,9 @@ class Copies:
                 node.params = {name: self._frozen(item) for name, item in node.params.items()}
 
     def _frozen(self, param: Any) -> Any:
-        """A parameter of an equation, with copies in the jaxprs in it."""
+        """Copies what the jaxprs in a parameter hold."""
         if isinstance(param, tuple):
+            # A named tuple (of dimension numbers, say) holds no jaxprs.
             return tuple(map(self._frozen, param)) if type(param) is tuple else param
         if not isinstance(param, CLOSED_JAXPR) or not _holds_arrays(param):
             return param
@@ -49,7 +50,8 @@ class Copies:
         if not hasattr(value, "__array__") and not isinstance(value, jax.Array):
             return value
         if id(value) not in self._known:
-            # With the original, so that no other array has its identity.
+            # Kept together with the original: an array that is freed gives its identity to
+            # another one, which would then be taken for it.
             self._known[id(value)] = value, _copied(value)
         return self._known[id(value)][1]
 
@@ -57,6 +59,8 @@ class Copies:
 def _copied(value: Any) -> Any:
     extended = jax.numpy.issubdtype(value.dtype, jax.dtypes.extended)
     spread = isinstance(value, jax.Array) and len(value.sharding.device_set) > 1
+    # NumPy knows no keys, no weak types and no shardings. Nobody can change an array of JAX, but
+    # anybody can donate it, so these are copied as well.
     if extended or spread or getattr(value, "weak_type", False):
         return value.copy() if isinstance(value, jax.Array) else value
     copy = np.array(value)

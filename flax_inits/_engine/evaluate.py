@@ -30,6 +30,7 @@ def evaluate(outputs: Sequence[Value], bound: dict[Value, Any], fuse: bool = Tru
 
 def bind(node: Node, arguments: Sequence[Any], fuse: bool = True) -> Sequence[Any]:
     """Applies the node's primitive to `arguments`."""
+    # Under the context that the equation was traced in: dtypes and precisions depend on it.
     with node.context.manager:
         params = node.params
         if fuse:
@@ -43,7 +44,7 @@ def bind(node: Node, arguments: Sequence[Any], fuse: bool = True) -> Sequence[An
 
 
 def _redrawn(param: Any) -> Any:
-    """A parameter with the draws inside of it made through fused keys; itself if it holds none."""
+    """Makes the draws inside of a parameter use fused keys; gives it back if it holds none."""
     if isinstance(param, tuple) and any(isinstance(item, CLOSED_JAXPR) for item in param):
         return tuple(map(_redrawn, param))
     if not isinstance(param, CLOSED_JAXPR) or not draws(param):
@@ -52,7 +53,8 @@ def _redrawn(param: Any) -> Any:
     again = jax.make_jaxpr(lambda *args: recompute(body, constants, args, inline=False))(
         *(struct(var.aval) for var in body.invars)
     )
-    # The equation that holds it has the types of its outputs already.
+    # The equation that holds it has the types of its outputs already. Where the copy has others,
+    # its draws stay as JAX makes them.
     before, after = ([str(var.aval) for var in opened(j)[0].outvars] for j in (param, again))
     return again if before == after else param
 
@@ -60,14 +62,14 @@ def _redrawn(param: Any) -> Any:
 def recompute(
     jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], inline: bool
 ) -> list[Any]:
-    """The outputs of a jaxpr for `arguments`, with or without the calls in it."""
+    """Computes the outputs of a jaxpr for `arguments`, with or without the calls in it."""
     inputs = [Input(i, var.aval) for i, var in enumerate(jaxpr.invars)]
     outputs = flatten(jaxpr, constants, inputs, inline=inline)
     return evaluate(outputs, dict(zip(inputs, arguments, strict=True)))
 
 
 def vectorized(scan: Output) -> Value | None:
-    """A scan without a carry as one batched computation, or None if it is no such scan.
+    """Turns a scan without a carry into one batched computation; None if it is no such scan.
 
     Equal to the scan bit for bit only if all it does is elementwise.
     """
@@ -82,6 +84,7 @@ def vectorized(scan: Output) -> Value | None:
         0 if len(value.aval.shape) == len(var.aval.shape) + 1 else None
         for value, var in zip(node.inputs, body.invars, strict=True)
     ]
+    # The key of step i is slice i of the keys: a stack of layers is drawn as segments of one leaf.
     length = scan.aval.shape[0]
 
     def step(*arguments: Any) -> Any:

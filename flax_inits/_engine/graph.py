@@ -66,11 +66,12 @@ RESHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
 def order(
     outputs: Iterable[Value], boundary: Callable[[Value], bool] = lambda value: False
 ) -> list[Node]:
-    """The nodes that `outputs` need, inputs first; what is in `boundary` is not entered."""
+    """Lists the nodes that `outputs` need, inputs first; what is in `boundary` is not entered."""
 
     def below(values: Iterable[Value]) -> list[Node]:
         return [v.node for v in values if isinstance(v, Output) and not boundary(v)]
 
+    # A stack of our own: a deep model is a chain of more nodes than Python may recurse.
     done: set[Node] = set()
     ordered: list[Node] = []
     stack = [(node, False) for node in below(outputs)]
@@ -80,6 +81,7 @@ def order(
             ordered.append(node)
         elif node not in done:
             done.add(node)
+            # It comes back after its inputs, which lie above it from here on.
             stack.append((node, True))
             stack.extend((inner, False) for inner in below(node.inputs) if inner not in done)
     return ordered

@@ -46,7 +46,7 @@ class HostComputable:
         return known[value.node]
 
     def known_scalar(self, value: Value) -> Any:
-        """The NumPy scalar that `value` is, or is filled with; None if XLA could differ."""
+        """Computes the scalar that `value` is, or is filled with; None if XLA could differ."""
         if not isinstance(value, Output):
             return _constant_scalar(value)
         known = self._scalars
@@ -65,7 +65,8 @@ class HostComputable:
         return scalars.computed(node, inputs)
 
     def fill(self, value: Value) -> Any:
-        """The NumPy scalar that fills a leaf, or None if it is not known without computing."""
+        """Computes the scalar that fills a leaf; None if that takes a program."""
+        # NumPy makes no weakly typed arrays.
         strong = getattr(value.aval, "weak_type", True) is False
         scalar = self.known_scalar(value) if strong else None
         return None if scalar is None else np.asarray(scalar, value.aval.dtype)
@@ -80,6 +81,7 @@ def _simple(node: Node) -> bool:
 
 
 def _small(aval: Any) -> bool:
+    # Integers only: with floats, the host and XLA could round in two ways, and so choose two keys.
     exact = is_key_dtype(aval.dtype) or jnp.issubdtype(aval.dtype, jnp.integer)
     return (exact or aval.dtype == bool) and aval.size <= _LARGEST
 
@@ -102,14 +104,14 @@ class HostEvaluator:
         self._known: dict[Value, Any] = {}
 
     def key_words(self, value: Value) -> np.ndarray:
-        """The uint32 words of a key, or of several."""
+        """Computes the uint32 words of a key, or of several."""
         for node in order([value], self._known.__contains__):
             for index, result in enumerate(_computed(node, [self._read(v) for v in node.inputs])):
                 self._known[Output(node, index)] = result
         return words_of(self._read(value))
 
     def argument(self, value: Value) -> Any:
-        """What a program takes for `value`: the words of keys, and arrays as they are."""
+        """Gives what a program takes for `value`: the words of keys, and arrays as they are."""
         if isinstance(value, Input) and not is_key_dtype(value.aval.dtype):
             return self._arguments[value.index]
         return self.key_words(value)
@@ -123,7 +125,7 @@ class HostEvaluator:
 
 
 def _computed(node: Node, inputs: list[Any]) -> Sequence[Any]:
-    """One node: what threefry needs in NumPy, anything else by JAX itself."""
+    """Computes one node: what threefry needs in NumPy, anything else by JAX itself."""
     steps = OF_KEYS if inputs and isinstance(inputs[0], KeyWords) else OF_DATA
     if node.name in steps:
         with node.context.manager:

@@ -32,12 +32,12 @@ CALLS = {
 
 
 def opened(closed: Any) -> tuple[Any, Sequence[Any]]:
-    """A jaxpr and its constants, whether or not this version of JAX keeps them apart."""
+    """Takes a jaxpr and its constants apart, whether or not this version of JAX keeps them so."""
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
 
 def inner_jaxprs(params: dict) -> list[Any]:
-    """The jaxprs among an equation's parameters."""
+    """Finds the jaxprs among an equation's parameters."""
     values = (
         item
         for value in params.values()
@@ -47,7 +47,7 @@ def inner_jaxprs(params: dict) -> list[Any]:
 
 
 def live(jaxpr: Any, used: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
-    """The equations that the `used` outputs need, in order, each with its own used outputs."""
+    """Finds the equations that the `used` outputs need, in order, each with its used outputs."""
     atoms = (atom for atom, use in zip(jaxpr.outvars, used, strict=True) if use)
     needed = {atom for atom in atoms if not isinstance(atom, Literal)}
     found = []
@@ -64,6 +64,8 @@ def is_plain_call(equation: Any) -> bool:
     """Whether an equation only calls a function, with no shardings of its own."""
     params = equation.params
     shardings = (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
+    # By its name, because no public module has the class. A call with shardings is a constraint
+    # on where values live (Flax before 0.12.3 writes it so), which inlining would lose.
     plain = all(type(sharding).__name__ == "UnspecifiedValue" for sharding in shardings)
     return plain and equation.primitive.name in CALLS
 
@@ -78,13 +80,13 @@ def draws(closed: Any) -> bool:
 
 
 def struct(aval: Any) -> jax.ShapeDtypeStruct:
-    """The shape, dtype and weak type of a value in a jaxpr."""
+    """Reads the shape, dtype and weak type of a value in a jaxpr."""
     weak = getattr(aval, "weak_type", False)
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
 
 
 def with_constants(closed: Any, equations: Sequence[Any], constants: Sequence[Any]) -> Any:
-    """A jaxpr with other equations and constants in place of its own."""
+    """Puts other equations and constants in the place of a jaxpr's own."""
     if hasattr(closed, "jaxpr") and closed.jaxpr is not closed:
         return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations), consts=constants)
     return closed.replace(eqns=equations, consts=constants)

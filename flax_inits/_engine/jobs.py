@@ -23,9 +23,12 @@ LARGEST_POOLED = 1 << 25
 
 
 def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job] | Whole:
-    """The jobs for the outputs in `shardings`, or why the function must run as it stands."""
+    """Plans the outputs in `shardings`, or says why the function must run as it stands."""
+    # An effect has an order among all others; leaf by leaf there is none.
     if not traced.pure:
         return Whole("it has effects")
+    # There a dtype is wide only where somebody names it, and the engine's own operations (of keys,
+    # scalars, fused bits) name none.
     if only_explicit_x64() and traced.is_wide:
         return Whole("it makes 64-bit values without jax_enable_x64")
     try:
@@ -35,7 +38,7 @@ def jobs_of(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Jo
 
 
 def plan(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job]:
-    """The jobs that make the outputs at the positions in `shardings`, each laid out as it says.
+    """Finds the jobs that make the outputs at the positions in `shardings`, laid out as it says.
 
     They also make other outputs, where the bits of those depend on it.
     """
@@ -45,11 +48,15 @@ def plan(traced: Traced, shardings: Mapping[int, Sharding | None]) -> list[Job]:
         wanted = [i for i in group if i in shardings]
         if not wanted:
             continue
+        # Tied leaves share all their work, and are one value: nothing else reads their draw.
         if planner.are_alike(group):
             jobs += [planner.alone(i, shardings[i]) for i in wanted]
             continue
+        # Leaves that nobody asked for are made as well: without some of its readers, XLA may fuse a
+        # draw with the others in another way, and so round these otherwise.
         beside = replicated(shardings[wanted[0]])
         laid_out = [shardings[i] if i in shardings else beside for i in group]
+        # As written, calls and scans too: any other form may be fused in another way.
         values = [traced.as_written[i] for i in group]
         jobs.append(planner.compiled(values, laid_out, tuple(group), fused=False))
     return jobs
@@ -63,7 +70,7 @@ class _Planner:
         self._numbering = Numbering(self._computable, self._signer)
 
     def groups(self) -> list[list[int]]:
-        """Positions of leaves that share work; the others stand alone."""
+        """Puts positions together whose leaves share work; the others stand alone."""
         return groups(list(map(self._numbering.work, self._traced.outputs)))
 
     def are_alike(self, group: Sequence[int]) -> bool:
@@ -72,7 +79,7 @@ class _Planner:
         return len(values) == 1 or len(set(map(self._numbering.number, values))) == 1
 
     def alone(self, position: int, sharding: Sharding | None) -> Job:
-        """What makes one leaf that shares no work."""
+        """Finds what makes one leaf that shares no work."""
         value = self._traced.outputs[position]
         # Calls are inlined only where that cannot change how XLA rounds.
         if not _is_scan(value) and not rounding_safe(value, self._computable):
@@ -86,8 +93,10 @@ class _Planner:
     def _without_own_program(
         self, value: Value, sharding: Sharding | None, position: int
     ) -> Job | None:
-        """What makes one leaf without a program of its own, if anything does."""
+        """Finds what makes one leaf without a program of its own, if anything does."""
         token, positions = self._signer.token, (position,)
+        # The cheapest first. NumPy fills the memory of one CPU device; anywhere else a leaf would
+        # have to cross from the host, where a program makes it on the spot.
         if on_host(sharding):
             batched = _batched(value)
             fill = self._computable.fill(batched)
@@ -110,7 +119,7 @@ class _Planner:
         positions: tuple[int, ...],
         fused: bool,
     ) -> Job:
-        """What makes leaves by a program of their own."""
+        """Finds what makes leaves by a program of their own."""
         token, given = self._signer.graph(values, self._computable.is_key)
         recipe = Compiled(token, values, shardings, given, fused)
         return Job(recipe, recipe.given, positions)
@@ -121,7 +130,7 @@ def _is_scan(value: Value) -> bool:
 
 
 def _batched(value: Value) -> Value:
-    """A scan without a carry as one batched computation, where there is such a form."""
+    """Turns a scan without a carry into one batched computation, where there is such a form."""
     if isinstance(value, Output) and _is_scan(value):
         return vectorized(value) or value
     return value

@@ -22,20 +22,20 @@ class KeyWords:
 
 
 def to_host(value: Any) -> Any:
-    """Threefry keys as words, other keys as they are, integers as NumPy arrays."""
+    """Takes threefry keys as words, other keys as they are, integers as NumPy arrays."""
     if not is_key_dtype(getattr(value, "dtype", np.dtype(int))):
         return value if isinstance(value, KeyWords) else np.asarray(value)
     return KeyWords(words_of(value)) if bits.is_threefry(value) else value
 
 
 def words_of(keys: Any) -> np.ndarray:
-    """The uint32 words of keys of any implementation."""
+    """Reads the uint32 words of keys of any implementation."""
     return keys.words if isinstance(keys, KeyWords) else np.asarray(jax.random.key_data(keys))
 
 
 @functools.cache
 def impl_of(dtype: Any) -> Any:
-    """The PRNG implementation of a key dtype, for `jax.random.wrap_key_data`."""
+    """Finds the PRNG implementation of a key dtype, for `jax.random.wrap_key_data`."""
     return _asked(dtype, jax.random.key_impl)
 
 
@@ -66,6 +66,8 @@ def _fold_in(node: Node, keys: KeyWords, data: np.ndarray) -> KeyWords | None:
 
 
 def _split(node: Node, keys: KeyWords) -> KeyWords | None:
+    # Which keys come out depends on jax_threefry_partitionable (jax#13341), and so on the context
+    # that the node was traced in, under which this is called.
     if keys.words.ndim != 1:
         return None
     shape = node.params["shape"]

@@ -29,7 +29,7 @@ _NEEDS_VALUES = (
 def compute(
     fun: Callable[[Key], Sequence[Any]], key: Key, places: Mapping[int, Placement]
 ) -> dict[int, Array] | None:
-    """The leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`.
+    """Makes the leaves `fun(key)[i]` for i in `places`, equal to those under `jax.jit`.
 
     Others of `fun(key)` are made only where the bits of these depend on it.
 
@@ -52,7 +52,7 @@ def compute(
 
 
 def arrived(made: Mapping[int, Array], places: Mapping[int, Placement]) -> dict[int, Array]:
-    """Leaves where they belong, also those that were out of reach."""
+    """Brings leaves where they belong, also those that were out of reach."""
     return {i: _brought(leaf, places[i]) for i, leaf in made.items()}
 
 
@@ -69,7 +69,7 @@ def _brought(leaf: Array, place: Placement) -> Array:
 
 
 def traceable(fun: Callable[[Key], Any], key: Key) -> Traced | Whole:
-    """`fun` as a graph, or why it cannot be traced by itself."""
+    """Turns `fun` into a graph, or says why it cannot be traced by itself."""
     try:
         traced = trace(fun, jax.ShapeDtypeStruct(key.shape, key.dtype))
     except _NEEDS_VALUES:
@@ -80,7 +80,7 @@ def traceable(fun: Callable[[Key], Any], key: Key) -> Traced | Whole:
 def _together(
     places: Mapping[int, Placement],
 ) -> Iterable[tuple[Placement, dict[int, Sharding | None]]]:
-    """Leaves that one program may make: what is made on the same devices."""
+    """Puts leaves together that one program may make: what is made on the same devices."""
     known: dict[Placement, Any] = {}
     groups: dict[Any, tuple[Placement, dict[int, Sharding | None]]] = {}
     for i, place in places.items():
@@ -94,10 +94,11 @@ def _together(
 def compute_whole(
     fun: Callable[[Key], Sequence[Any]], key: Key, shardings: Mapping[int, Sharding | None]
 ) -> dict[int, Array]:
-    """The leaves by one program, as `jax.jit` compiles it, or by none if it cannot.
+    """Makes the leaves by one program, as `jax.jit` compiles it, or by none if it cannot.
 
     It makes all that `fun` returns, because XLA may round a leaf by what stands beside it.
     """
+    # A key that is committed to one device would forbid shardings over others.
     key = _uncommitted(key)
     beside = replicated(next(iter(shardings.values())))
 

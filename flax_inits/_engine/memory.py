@@ -22,14 +22,15 @@ def owned(values: np.ndarray, sharding: Sharding | None) -> Array:
     copied = jax.device_put(values, sharding, may_alias=False)
     if copied.unsafe_buffer_pointer() != values.ctypes.data:
         return copied
-    # CPU devices take over aligned memory all the same, so give them other memory.
+    # CPU devices take over aligned memory in spite of may_alias=False (jax#37830). An array of
+    # borrowed memory can be donated, but its memory is not reused.
     other = misaligned(values.size, values.dtype)
     other[:] = values.reshape(-1)
     return jax.device_put(other.reshape(values.shape), sharding, may_alias=False)
 
 
 def misaligned(size: int, dtype: Any) -> np.ndarray:
-    """Zeros in memory that no device takes over as it is: that needs a multiple of 64 bytes."""
+    """Allocates zeros that no device takes over as they are: that needs a multiple of 64 bytes."""
     buffer = np.zeros(size * dtype.itemsize + 64, np.uint8)  # not resident until written
     start = -buffer.ctypes.data % 64 + dtype.itemsize % 64
     return buffer[start : start + size * dtype.itemsize].view(dtype)
@@ -46,6 +47,8 @@ def is_plain(dtype: Any) -> bool:
 
 
 def memory_of(new: Array) -> np.ndarray:
-    """The memory of a new array of a plain dtype, to be written as long as only we have it."""
+    """Opens the memory of a new array of a plain dtype, to be written while nobody has it."""
+    # Waiting first: the copy that fills a new array may still be under way, in another thread, and
+    # would write over what is written here.
     address = new.block_until_ready().unsafe_buffer_pointer()
     return np.frombuffer((ctypes.c_uint8 * new.nbytes).from_address(address), new.dtype)

@@ -33,14 +33,14 @@ _HOST_MEMORY = (None, "device", "unpinned_host")
 
 
 def jit_sharding(arrays: Sequence[Any]) -> Sharding | None:
-    """Where `jax.jit` would put what it makes from `arrays`: None is the default device."""
+    """Finds where `jax.jit` puts what it makes from `arrays`; None is the default device."""
     committed = [a for a in arrays if getattr(a, "committed", False)]
     shardings = (a.sharding for a in committed)
     return replicated(max(shardings, key=lambda s: len(s.device_set), default=None))
 
 
 def replicated(sharding: Sharding | None) -> Sharding | None:
-    """All of what `sharding` is over, without a share for each device; None if nothing says it."""
+    """Spreads copies over all of what `sharding` is over; None if nothing says what that is."""
     if sharding is None or (not is_abstract(sharding) and len(sharding.device_set) == 1):
         return sharding
     mesh = getattr(sharding, "mesh", None)

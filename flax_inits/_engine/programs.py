@@ -80,6 +80,8 @@ class Pooled(Programmed):
         """The program that makes as many rows at a time as the jobs are worth."""
         needed = sum(rows.rows_of(_form(job)) for job in jobs)
         count = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
+        # The form that is lowered is that of one of the leaves, any of them: equal tokens say that
+        # all make the same program. The settings count, since lowering reads them.
         key = (self.shared_by, count, configuration())
         lower = functools.partial(_lower_rows, self.form, count)
         held = nbytes(constants_of([self.form.output]))
@@ -110,6 +112,7 @@ class Compiled(Programmed):
     def program(self, jobs: list[Job]) -> Program:
         """The program that is run once for each job."""
         nodes = order(self.outputs, set(self.given).__contains__)
+        # Where lanes meet (sums, matrix products), their number decides the order of additions.
         elementwise = self.fused and all(node.name in SAFE for node in nodes)
         options = _WIDE if elementwise and all(map(on_cpu, self.shardings)) else {}
         held = nbytes(constants_of(self.outputs, self.given))
@@ -139,7 +142,8 @@ class Compiled(Programmed):
 
 
 def _argument(value: Value) -> jax.ShapeDtypeStruct:
-    """What a program takes for a value, abstractly: keys as their words."""
+    """Describes what a program takes for a value: keys as their words."""
+    # Words are what NumPy computes, and are passed as they are; the program makes keys of them.
     if not is_key_dtype(value.aval.dtype):
         return struct(value.aval)
     data = jax.eval_shape(jax.random.key_data, struct(value.aval))
@@ -170,6 +174,8 @@ def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job
     blank = misaligned(largest, block.dtype)
     for job, part in zip(program.jobs, spread, strict=True):
         (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
+        # An array first, and then rows straight into its memory: put together on the host, a leaf
+        # would be there twice.
         leaf = owned(blank[: value.aval.size].reshape(value.aval.shape), sharding)
         in_place = is_plain(block.dtype)
         flat = memory_of(leaf) if in_place else np.empty(value.aval.size, block.dtype)
@@ -184,7 +190,9 @@ def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job
 
 
 def _blocks(compiled: Any, columns: Sequence[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """All blocks in order, one computed ahead of the one in use."""
+    """Computes all blocks in order, one ahead of the one in use."""
+    # Dispatch is asynchronous: XLA computes the next block while NumPy copies rows of this one. No
+    # more than two are alive, so that the peak of memory stays with the leaves.
     ahead: Any = None
     for start in range(0, len(columns[0]), count):
         block = compiled(*(_padded(column[start : start + count], count) for column in columns))
@@ -197,5 +205,6 @@ def _blocks(compiled: Any, columns: Sequence[np.ndarray], count: int) -> Iterato
 def _padded(column: np.ndarray, count: int) -> np.ndarray:
     if len(column) == count:
         return column
+    # One shape, one compilation: what is missing is drawn with zeros for keys, and thrown away.
     blank = np.zeros((count - len(column), *column.shape[1:]), column.dtype)
     return np.concatenate([column, blank])

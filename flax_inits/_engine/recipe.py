@@ -32,6 +32,7 @@ class Recipe:
         shapes = tuple((v.aval.shape, v.aval.dtype) for v in self.outputs)
         self.token = (type(self).__name__, token, shapes, self.shardings)
         """Equal for recipes that make the same of the same keys and arrays."""
+        # Tokens are nested deeply and looked up often: at each call, in each table of programs.
         self._hash = hash(self.token)
 
     def __eq__(self, other: object) -> bool:
@@ -62,7 +63,7 @@ class Job(NamedTuple):
     """Computes the keys and reads the arrays; None as long as nothing is known but their types."""
 
     def of(self, evaluator: HostEvaluator) -> "Job":
-        """The same job for known keys and arrays."""
+        """Gives the job the keys and arrays that are known now."""
         return self._replace(evaluator=evaluator)
 
     @property
@@ -88,8 +89,9 @@ class Filled(Recipe):
         self.fill = fill
 
     def make(self, job: Job) -> Array:
-        """The leaf, filled by NumPy."""
+        """Fills the leaf by NumPy."""
         (value,), (sharding,) = self.outputs, self.shardings
+        # No device takes over misaligned memory, so that it is copied once, and not twice.
         filled = misaligned(value.aval.size, self.fill.dtype)
         filled[:] = self.fill
         return owned(filled.reshape(value.aval.shape), sharding)
@@ -106,11 +108,12 @@ class Given(Recipe):
     @staticmethod
     def fits(value: Value, sharding: Sharding | None) -> bool:
         """Whether the value passes through the function, and may stay where it is."""
+        # Copies through NumPy have no weak type; what a program makes has.
         weak = getattr(value.aval, "weak_type", False)
         return isinstance(value, Input | Constant) and not weak and sharding is None
 
     def make(self, job: Job) -> Array:
-        """A copy of the array: nothing that is made shares memory with what was given."""
+        """Copies the array: nothing that is made shares memory with what was given."""
         (value,) = self.outputs
         if is_key_dtype(value.aval.dtype):
             words = owned(job.known.key_words(value), None)
@@ -118,17 +121,19 @@ class Given(Recipe):
         source = value.value if isinstance(value, Constant) else job.known.argument(value)
         if not isinstance(source, jax.Array):
             return owned(np.asarray(source), None)
+        # `jax.jit` makes a closed-over array on the default device, even if it is committed to
+        # another one; an argument stays where it is.
         closed_over = isinstance(value, Constant) and source.is_fully_addressable
         return owned(np.asarray(source), None) if closed_over else source.copy()
 
 
 def constants_of(outputs: Sequence[Value], given: Sequence[Value] = ()) -> list[Constant]:
-    """The constants that `outputs` are made of, up to what is given."""
+    """Lists the constants that `outputs` are made of, up to what is given."""
     nodes = order(outputs, set(given).__contains__)
     values = {*outputs, *(value for node in nodes for value in node.inputs)}
     return [value for value in values if isinstance(value, Constant)]
 
 
 def nbytes(constants: Sequence[Constant]) -> int:
-    """Bytes of the arrays among constants."""
+    """Counts the bytes of the arrays among constants."""
     return sum(getattr(constant.value, "nbytes", 0) for constant in constants)

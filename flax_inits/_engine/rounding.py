@@ -35,6 +35,8 @@ _SHORT = 6
 def rounding_safe(value: Value, computable: HostComputable) -> bool:
     """Whether a leaf may be compiled apart, with calls inlined and bits fused."""
     nodes = order([value], computable.is_key)
+    # A list of what is known to be safe, never of what is not: whatever JAX adds is compiled as it
+    # stands. XLA has flags against some of this, but then the user's own jax.jit would need them.
     known = all(node.name in SAFE or is_scalar(node) for node in nodes)
     return known and rounds_alike_when_fused(nodes)
 
@@ -51,6 +53,8 @@ def rounds_alike_when_fused(nodes: Sequence[Node]) -> bool:
     along a short last axis (their scalar form differs from the vector form in the last bit), and
     float8 takes it minutes to compile.
     """
+    # Of x * a + y * b, either product may stay exact in a fused multiply-add, and which one depends
+    # on what else is in the program (xla#41579, jax#18507).
     names = [node.name for node in nodes]
     if names.count("random_bits") > 1 or any(map(_is_tiny, nodes)):
         return False
@@ -58,6 +62,7 @@ def rounds_alike_when_fused(nodes: Sequence[Node]) -> bool:
 
 
 def _is_short(node: Node) -> bool:
+    # XLA drops axes of size 1 first, and makes one loop of an array with a single axis left.
     shape = [size for size in node.avals[0].shape if size != 1]
     return len(shape) > 1 and shape[-1] < _SHORT
 

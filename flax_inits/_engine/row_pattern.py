@@ -37,7 +37,7 @@ class RowForm(NamedTuple):
 
 
 def match(value: Value, computable: HostComputable, signer: Signer) -> RowForm | None:
-    """`value` as rows, or None if it is not one draw per element and elementwise operations."""
+    """Reads `value` as rows; None if it is not one draw per element and elementwise operations."""
     if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
         return None
     pattern = RowPattern(value, computable)
@@ -64,17 +64,20 @@ class RowPattern:
     def _accepts(self, node: Node) -> bool:
         if node.name == "random_bits":
             return self._accepts_draw(node)
+        # A row knows its key, its start and its factor: no argument of the user's reaches it.
         if any(isinstance(v, Input) or self._computable.is_key(v) for v in node.inputs):
             return False
         full = [v for v in node.inputs if self._is_full(v)]
         if not full:
             single = not node.primitive.multiple_results and not inner_jaxprs(node.params)
             simple = node.name in SAFE or is_scalar(node)
+            # A table with an element for each of the leaf would have to be cut into rows, too.
             narrow = node.avals[0].size == 1 or node.name == "broadcast_in_dim"
             return single and simple and narrow
         self._full.add(node)
         if any(v.aval.size != self._size for v in (*full, Output(node, 0))):
             return False
+        # Elements must keep their order, as the counter does; a reshape with dimensions transposes.
         if node.name in RESHAPES:
             return node.params.get("dimensions") is None or node.name != "reshape"
         scalars = all(v in full or _is_scalar(v) for v in node.inputs)
@@ -82,7 +85,8 @@ class RowPattern:
 
     def _accepts_draw(self, node: Node) -> bool:
         if self.key is not None:
-            return False  # Two draws do not round alike once they are fused.
+            # Two draws do not round alike once they are fused: see `rounds_alike_when_fused`.
+            return False
         self._full.add(node)
         (self.key,) = node.inputs
         with node.context.manager:
@@ -91,6 +95,7 @@ class RowPattern:
             is_threefry_dtype(self.key.aval.dtype)
             and self._computable.is_key(self.key)
             and partitionable
+            # Rows are traced anew, where a dtype of 64 bits would be narrowed.
             and (node.params["bit_width"] < 64 or jax.config.jax_enable_x64)
             and node.avals[0].size == self._size
         )
@@ -117,7 +122,9 @@ class RowPattern:
         return (value, None) if factor is None else (full[0], factor)
 
     def token(self, output: Value, signer: Signer) -> Token:
-        """Equal for leaves that one program can make."""
+        """Signs a leaf; equal for leaves that one program can make."""
+        # Free of all shapes: reshapes are left out, scalars have their values and no shape, and
+        # each node says whether it has a value per element.
         known_scalar = self._computable.known_scalar
         numbers: dict[Value, Token] = {self.key: 0}
         body: list[Token] = []

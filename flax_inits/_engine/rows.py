@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 def arguments(form: RowForm, rows: int) -> Rows:
-    """What `compute` takes, abstractly."""
+    """Describes what `compute` takes, abstractly."""
     words = jax.ShapeDtypeStruct((rows, 2), np.uint32)
     factors = 0 if form.factor is None else 1
     return Rows(words, words, jax.ShapeDtypeStruct((rows, factors), form.output.aval.dtype))
@@ -52,6 +52,8 @@ def compute(form: RowForm, words: Any, starts: Any, factors: Any) -> Any:
             lax.broadcasted_iota(np.uint32, shape, 1),
         ),
     )
+    # What `without_factor` took out comes back in the last place, in the same program, where XLA
+    # sees the bounded values that it multiplies, as in the user's function.
     values = _without_factor(form, words, counter)
     if form.factor is None:
         return values
@@ -59,7 +61,7 @@ def compute(form: RowForm, words: Any, starts: Any, factors: Any) -> Any:
 
 
 def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
-    """The rows as far as the factor; `counter` has the index of each element, in two words."""
+    """Computes rows as far as the factor; `counter` has each element's index, in two words."""
     shape = counter[1].shape
     known_scalar = HostComputable().known_scalar
     full: dict[Value, Any] = {}
@@ -83,9 +85,13 @@ def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
     for node in order([form.output], lambda v: v == form.key or known_scalar(v) is not None):
         value = Output(node, 0)
         if node.name == "random_bits":
+            # Partitionable threefry counts elements by their index in the leaf (jax#13040):
+            # that is all that a row needs to know of the leaf that it is part of.
             drawn = bits.counter_bits(words[:, 0:1], words[:, 1:2], *counter)
             full[value] = bits.words_to_bits(*drawn, node.params["bit_width"])
         elif not any(v in full for v in node.inputs):
+            # A scalar that the host cannot compute as XLA does (a logarithm, say): by its own node,
+            # in this program, in the shape that it was written for.
             (scalars[value],) = bind(node, list(map(filled, node.inputs)))
         elif node.name in RESHAPES:
             full[value] = full[node.inputs[0]]
@@ -95,12 +101,12 @@ def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
 
 
 def rows_of(form: RowForm) -> int:
-    """How many rows a leaf takes."""
+    """Counts the rows that a leaf takes."""
     return form.segments * math.ceil(form.size / ROW)
 
 
 def rows(form: RowForm, evaluator: HostEvaluator) -> Rows:
-    """What to fill into the program's arguments for one leaf."""
+    """Fills in the program's arguments for one leaf."""
     count = math.ceil(form.size / ROW)
     keys = evaluator.key_words(form.key).reshape(form.segments, 2)
     words = np.repeat(keys, count, axis=0).astype(np.uint32)

@@ -31,6 +31,7 @@ def computed(node: Node, inputs: Sequence[Any]) -> Any:
     with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
         if node.name == "convert_element_type":
             return cast(inputs[0], dtype)
+        # In 16 bits XLA computes in float32 and may leave out roundings: two results are right.
         exact = dtype in (np.float32, np.float64) and all(v.dtype == dtype for v in inputs)
         if not exact or node.name not in _EXACT:
             return None
@@ -39,10 +40,11 @@ def computed(node: Node, inputs: Sequence[Any]) -> Any:
 
 
 def cast(scalar: Any, target: np.dtype) -> Any:
-    """The scalar as `target`; None where NumPy and XLA may cast it in two ways.
+    """Casts the scalar; None where NumPy and XLA may cast it in two ways.
 
-    They agree where the value is kept, and where it is rounded once: NumPy goes through float32 on
-    the way from integers and float64 to bfloat16. Beyond the range one wraps, the other saturates.
+    They agree where the value stays the same, and where it is rounded once: NumPy goes through
+    float32 on the way from integers and float64 to bfloat16 (ml_dtypes#401). Beyond the range one
+    wraps, the other saturates.
     """
     source = scalar.dtype
     if source == target:
@@ -66,6 +68,7 @@ def _equal(one: Any, other: Any) -> bool:
     """Whether two finite numbers are equal, as fractions of integers."""
     if not (np.isfinite(one) and np.isfinite(other)):
         return False
+    # As fractions, since comparing an int64 with a float rounds the integer first.
     zeros = bool(one == 0) and bool(other == 0)
     return _same_sign(one, other) if zeros else Fraction(one.tolist()) == Fraction(other.tolist())
 
@@ -78,6 +81,7 @@ def _is_one_number(value: Any) -> bool:
     """Whether all agree on its bits: not a NaN, which has many, nor what may be flushed to zero."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return True
+    # XLA flushes subnormal numbers to zero on some devices and in some programs, NumPy never does.
     smallest = jnp.finfo(value.dtype).smallest_normal
     return not np.isnan(value) and bool(value == 0 or abs(value) >= smallest)
 

@@ -14,7 +14,7 @@ from .jaxpr import Literal, opened
 
 
 def mapped(equation: Any, inputs: list, index: int, parent: Any) -> Output | None:
-    """Output `index` of a scan by itself, as a scan without a carry, or None if it needs one."""
+    """Cuts output `index` of a scan out, as a scan without a carry; None if it needs one."""
     values = {
         atom: value
         for atom, value in zip(equation.invars, inputs, strict=True)
@@ -25,8 +25,9 @@ def mapped(equation: Any, inputs: list, index: int, parent: Any) -> Output | Non
         alone = parent.replace(
             constvars=[], invars=list(values), outvars=[equation.outvars[index]], eqns=[equation]
         )
-        # It removes what one output does not need from the body, too. No stability promise: without
-        # it the whole scan runs once for all its outputs.
+        # It removes what one output does not need from the body, too: the activations that Flax
+        # carries from layer to layer. It has no stability promise, and no public twin; without it
+        # the whole scan runs once for all its outputs, which is slower and has the same bits.
         alone = partial_eval.dce_jaxpr(alone, [True], instantiate=True)[0]
         (reduced,) = alone.eqns
     except Exception:

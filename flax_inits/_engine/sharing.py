@@ -27,13 +27,17 @@ class Numbering:
         """The number, and whether a draw or an argument is part of it."""
 
     def number(self, value: Value) -> tuple[int, int]:
-        """Equal for equal values."""
+        """Numbers a value; equal for equal values."""
         index = value.index if isinstance(value, Output) else 0
         return self._value(value)[0], index
 
     def work(self, value: Value) -> set[Hashable]:
-        """What is computed on the way to `value` and is worth sharing: not keys, not scalars."""
+        """Collects what is computed on the way to `value` and is worth sharing.
+
+        Not keys, which the host computes, and not scalars.
+        """
         found: set[Hashable] = set()
+        # XLA folds such a leaf to a constant, so it reads nothing.
         if self._computable.fill(value) is not None:
             return found
         self._value(value)
@@ -47,7 +51,9 @@ class Numbering:
         return found
 
     def _work_inside(self, scan: Node) -> set[Hashable]:
-        """The work in the body of a scan, which other scans over the same arrays may do as well."""
+        """Collects the work in the body of a scan, that others over the same arrays may do."""
+        # What a body draws depends on what it is given, not on which scan it stands in: so its
+        # inputs are numbered by the arrays outside that they are, or are slices of.
         body, constants = opened(scan.params["jaxpr"])
         inputs = [Input(i, var.aval) for i, var in enumerate(body.invars)]
         for outer, inner in zip(scan.inputs, inputs, strict=True):
@@ -84,7 +90,7 @@ class Numbering:
 
 
 def groups(work: Sequence[set[Hashable]]) -> list[list[int]]:
-    """Positions that share work, directly or through others, each position in one group."""
+    """Puts positions together that share work, directly or through others."""
     owner: dict[Hashable, int] = {}
     parent = list(range(len(work)))
 

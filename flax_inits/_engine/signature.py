@@ -50,7 +50,9 @@ class Signer:
     def graph(
         self, outputs: Sequence[Value], boundary: Callable[[Value], bool]
     ) -> tuple[Token, list[Value]]:
-        """The signature of a graph up to its boundary, and the boundary in the order found."""
+        """Signs a graph up to its boundary, and lists the boundary in the order found."""
+        # By number and not by name or identity: so two layers, or two traces, get one signature,
+        # in which the keys they are given are told apart only by where they are read.
         nodes = order(outputs, boundary)
         numbers = {node: number for number, node in enumerate(nodes)}
         found: dict[Value, int] = {}
@@ -69,7 +71,7 @@ class Signer:
         return (body, tuple(map(reference, outputs))), list(found)
 
     def params(self, node: Node) -> Token:
-        """The parameters of a node; equal equations of one trace share one token."""
+        """Signs the parameters of a node; equal equations of one trace share one token."""
         return self._remembered(node.params, self._params)
 
     def _params(self, params: dict) -> Token:
@@ -78,7 +80,9 @@ class Signer:
         )
 
     def token(self, value: Any) -> Token:
-        """A stand-in for any one value."""
+        """Makes a stand-in for any one value."""
+        # To Python 0.0 equals -0.0, 1.0 equals 1, and NaN differs from NaN; to a program it is the
+        # other way round.
         if isinstance(value, float):
             return ("float", struct.pack("<d", value))
         if isinstance(value, complex):
@@ -91,6 +95,7 @@ class Signer:
             return ("dict", *((key, self.token(item)) for key, item in value.items()))
         if isinstance(value, JAXPRS):
             return self._remembered(value, self._jaxpr)
+        # With its type, since 1 == True, and classes may call objects of others their equals.
         try:
             hash(value)
         except TypeError:
@@ -101,6 +106,7 @@ class Signer:
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             data = jax.random.key_data(value)
             return ("keys", str(jax.random.key_impl(value)), self._array(data))
+        # Nobody can read the bytes of a tracer, or of what other processes hold.
         if isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True):
             return _Identity(value)
         host = np.asarray(value)
@@ -111,6 +117,7 @@ class Signer:
         return ("array", host.dtype.name, host.shape, weak, content)
 
     def _jaxpr(self, closed: Any) -> Token:
+        # Never by str(jaxpr): it leaves out arrays, and prints functions by no more than a name.
         jaxpr, constants = opened(closed)
         numbers: dict[Any, int] = {}
 
@@ -136,6 +143,8 @@ class Signer:
         )
 
     def _remembered(self, value: Any, make: Callable[[Any], Token]) -> Token:
+        # JAX gives equal calls in one trace the same jaxpr, and a deep one is slow to sign. The
+        # value is kept with its token, since identities of what is freed are given away again.
         known = self._known.get(id(value))
         if known is None:
             known = self._known[id(value)] = (value, make(value))

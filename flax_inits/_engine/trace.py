@@ -45,6 +45,7 @@ class Traced:
 
     def _flattened(self, inline: bool = True, split: bool = True) -> list[Value]:
         outputs = flatten(self._jaxpr, self._constants, self.inputs, inline=inline, split=split)
+        # All readings share the copies, so that an array has one identity and one signature.
         self._copies.freeze(outputs)
         return outputs
 
@@ -77,6 +78,7 @@ _WIDE = frozenset({"float64", "int64", "uint64", "complex128"})
 
 def trace(fun: Callable[..., Any], *args: Any) -> Traced:
     """Traces `fun` at (possibly abstract) `args`; nothing is computed."""
+    # Not by `jax.jit(fun).trace`, whose jaxpr takes closed-over tracers as further inputs.
     closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
     return Traced(*opened(closed), shape)
 
@@ -90,7 +92,7 @@ def flatten(
     split: bool = True,
     origin: str | None = None,
 ) -> list:
-    """The outputs of `jaxpr` as values over `arguments`; where `used` is False, None."""
+    """Turns the outputs of `jaxpr` into values over `arguments`; None where `used` is False."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
     env.update(zip(jaxpr.invars, arguments, strict=True))
     used = [True] * len(jaxpr.outvars) if used is None else used
@@ -115,7 +117,7 @@ def _constant(value: Any) -> Constant:
 
 
 def _inlined(equation: Any, inputs: list, wanted: list[bool], origin: str | None) -> list:
-    """The outputs of a call, over its inputs."""
+    """Turns the outputs of a call into values over its inputs."""
     body, constants = opened(equation.params[CALLS[equation.primitive.name]])
     return flatten(body, constants, inputs, wanted, origin=origin or equation.params.get("name"))
 
@@ -125,7 +127,9 @@ def _outputs(node: Node) -> list[Output]:
 
 
 def _scan(equation: Any, inputs: list, wanted: list[bool], parent: Any) -> list:
-    """One node per output that needs no carry; the others share one."""
+    """Makes one node per output that needs no carry; the others share one."""
+    # A stack of layers is so many leaves with nothing in common. Left in one scan, none of them
+    # could be rows of the pool, and all would be made where only one was asked for.
     shared = _outputs(Node(equation, inputs))
     return [
         (mapped(equation, inputs, i, parent) or shared[i]) if use else None

@@ -80,7 +80,8 @@ def _constrains(node: Node) -> bool:
 
 
 def _end(value: Value) -> _End | None:
-    """The constraint at the end of an output, and where it places the output."""
+    """Finds the constraint at the end of an output, and where it places the output."""
+    # Through what Flax and casts do after a constraint; all else may have a sharding of its own.
     if not isinstance(value, Output):
         return None
     node, name = value.node, value.node.primitive.name
@@ -114,6 +115,7 @@ def _of_constraint(node: Node, value: Output) -> NamedSharding | None:
         sharding = params.get("sharding", params.get("dst_sharding"))
     if not isinstance(sharding, NamedSharding):
         return None
+    # Under jax.set_mesh a constraint names axes of an abstract mesh; its devices are those in use.
     mesh: Any = sharding.mesh
     if isinstance(mesh, AbstractMesh):
         mesh = concrete_mesh()
@@ -124,6 +126,7 @@ def _of_constraint(node: Node, value: Output) -> NamedSharding | None:
 
 
 def _named(mesh: Any, spec: Sequence[Any]) -> NamedSharding:
+    # As `jax.jit` writes it: without the axes at the end that are not sharded.
     used = max((i + 1 for i, axis in enumerate(spec) if axis is not None), default=0)
     return NamedSharding(mesh, PartitionSpec(*spec[:used]))
 
@@ -132,6 +135,8 @@ def _are_shared(
     nodes: Sequence[Node], outputs: Sequence[Value], ends: Sequence[_End | None], last: set[Node]
 ) -> bool:
     """Whether a constrained leaf has more in common with other leaves than keys."""
+    # XLA propagates a sharding to what a value is made of, and from there to all that is made of
+    # it. What two leaves have in common would carry it from one to the other.
     readers: dict[Node, set[int]] = {node: set() for node in nodes}
     for i, value in enumerate(outputs):
         if isinstance(value, Output):

@@ -111,12 +111,14 @@ class JitInit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """As `jax.jit(fun)(*args, **kwargs)`; NNX objects are changed as under `nnx.jit`."""
+        # Under a trace there is nothing to compile yet: the program is the caller's.
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves) or tracing():
             return self._inline(args, kwargs)
         arrays, planned = self._planned(args, kwargs)
         if planned.jobs is CLOSES_OVER_TRACERS:
             return self._inline(args, kwargs)
+        # Objects change last: a call that fails has changed nothing.
         tree = planned.made(arrays, self._progress)
         self._change_objects(args, kwargs)
         return planned.way(tree)
@@ -179,6 +181,8 @@ class JitInit:
             raise
 
     def _cached(self, arrays: PyTree, static: tuple) -> Planned:
+        # `jax.jit(fun).trace` would tell equal calls by itself, but takes twice as long to look one
+        # up, and five times with hundreds of arrays (150 us and 6 ms against 80 us and 1.3 ms).
         leaves, treedef = jax.tree.flatten(arrays)
         shardings = tuple(
             leaf.sharding if getattr(leaf, "committed", False) else None for leaf in leaves

@@ -21,6 +21,7 @@ class OutShardings:
     """One sharding for each leaf: what was `asked` (None: nothing), and `shardings` to use."""
 
     def __init__(self, traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]):
+        # JAX drops arguments that nothing needs, and with them the devices that they are on.
         arrays = [arguments[i] for i in _used(traced.outputs)]
         constraints = constrained(traced.outputs)
         self.asked = asked
@@ -33,7 +34,7 @@ class OutShardings:
 
 
 def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list[Sharding | None]:
-    """What the user wants for each leaf of the abstract output; None leaves it open."""
+    """Reads what the user wants for each leaf of the abstract output; None leaves it open."""
     is_tree = isinstance(out_shardings, Sharding | Mesh) or is_module(out_shardings)
     if callable(out_shardings) and not is_tree:
         out_shardings = out_shardings(output)
@@ -59,7 +60,7 @@ def asked_for(out_shardings: Any, output: PyTree, paths: Sequence[Path]) -> list
 
 
 def _difference(out_shardings: Any, paths: Sequence[Path]) -> str:
-    """What the user's tree lacks of the output's paths, and has besides; "" if that is nothing."""
+    """Says what the user's tree lacks of the output's paths, and has besides; "" if nothing."""
     marked = jax.tree.map(lambda _: 0, out_shardings, is_leaf=lambda node: node is None)
     given = flatten(marked)[0]
     leaves, inner = set(given), {start for path in given for start in _starts(path)[:-1]}
@@ -112,18 +113,19 @@ def _fitted(sharding: Any, struct: Any, path: Path) -> Sharding | None:
 
 
 def _used(values: Sequence[Value]) -> list[int]:
-    """The positions of the arguments that the outputs need."""
+    """Lists the positions of the arguments that the outputs need."""
     nodes = order(values)
     needed = (*values, *(value for node in nodes for value in node.inputs))
     return sorted({value.index for value in needed if isinstance(value, Input)})
 
 
 def _default(value: Value, arrays: Sequence[Any], known: Sequence[Sharding | None]) -> Any:
-    """Where `jax.jit` puts an output of which nothing is said."""
+    """Finds where `jax.jit` puts an output of which nothing is said."""
     mesh = concrete_mesh()
     if mesh is None:
         beside = next(filter(None, known), None)
         return jit_sharding(arrays) if beside is None else replicated(beside)
+    # Axes that are explicit are part of the types of values; over others JAX replicates.
     if not any(kind == AxisType.Explicit for kind in mesh.axis_types):
         return NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, value.aval.sharding.spec)

@@ -74,7 +74,7 @@ class Plan(Report):
         jobs: Sequence[Job] | Whole,
         ruled: dict[Path, str],
     ) -> "Plan":
-        """The plan for a traced function; `Whole` if it is compiled as it stands."""
+        """Makes the plan of a traced function; `Whole` if it is compiled as it stands."""
         programs: dict[Any, int] = {}
         found: dict[int, tuple[str, int | None]] = {}
         for job in () if isinstance(jobs, Whole) else jobs:
@@ -150,7 +150,7 @@ _TELLING = frozenset({"qr", "householder_product", "scan", "while", "cond", "dot
 
 
 def name_of(value: Value) -> str:
-    """What makes a leaf, as far as its program tells."""
+    """Names what makes a leaf, as far as its program tells."""
     fill = HostComputable().fill(value)
     if fill is not None:
         return {0: "zeros", 1: "ones"}.get(fill.item(), f"constant({fill.item():g})")

@@ -41,11 +41,11 @@ class Planned(NamedTuple):
     """From the tree that is made to what the function returns."""
 
     def plan(self) -> Plan:
-        """The table."""
+        """Shows it as a table."""
         return Plan.of(self.traced, self.paths, self.shardings, self.jobs, self.ruled)
 
     def made(self, arrays: PyTree, show: bool | None) -> PyTree:
-        """The tree, made of the arrays among the arguments; `show` is for `Progress`."""
+        """Makes the tree of the arrays among the arguments; `show` is for `Progress`."""
         if isinstance(self.jobs, Whole):
             return self.whole(arrays)
         evaluator = HostEvaluator(jax.tree.leaves(arrays))
@@ -54,7 +54,7 @@ class Planned(NamedTuple):
         return self.treedef.unflatten([made[i] for i in range(len(made))])
 
     def lowered(self, arrays: PyTree) -> Lowered:
-        """Every program, lowered."""
+        """Lowers every program."""
         if isinstance(self.jobs, Whole):
             whole = self.whole.lower(arrays)
             return Lowered(((tuple(self.paths), whole),), lambda: [whole.compile()])
@@ -63,6 +63,7 @@ class Planned(NamedTuple):
             positions = [i for job in program.jobs for i in job.positions]
             lowered = program.lower()
             found.append((tuple(self.paths[i] for i in positions), lowered))
+            # What the user has seen lowered is what is compiled.
             needed.append(program._replace(lower=lambda lowered=lowered: lowered))
         return Lowered(tuple(found), functools.partial(compiled, needed))
 
@@ -85,6 +86,7 @@ def planned(
     paths, _, treedef = flatten(traced.shape)
     asked = asked_for(out_shardings, ways[0](traced.shape), paths)
     shardings, jobs = _jobs(traced, jax.tree.leaves(arrays), asked)
+    # Compiled only if it is called: where no jobs are found, and never twice.
     whole = jax.jit(run, out_shardings=treedef.unflatten(asked) if any(asked) else None)
     return Planned(traced, paths, treedef, shardings, jobs, whole, ruled, ways[0])
 
@@ -92,7 +94,7 @@ def planned(
 def _jobs(
     traced: Traced, arguments: Sequence[Any], asked: list[Sharding | None]
 ) -> tuple[list[Sharding | None], list[Job] | Whole]:
-    """Where each leaf is made, and the jobs that make them."""
+    """Finds where each leaf is made, and the jobs that make them."""
     if traced.closes_over_tracers:
         return asked, CLOSES_OVER_TRACERS
     try:

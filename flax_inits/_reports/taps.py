@@ -34,7 +34,9 @@ class TapSite(NamedTuple):
 
 
 def tap(value: Array, name: str) -> Array:
-    """`value` itself, which can be found by `name` where the function is traced."""
+    """Returns `value` itself, which can be found by `name` where the function is traced."""
+    # An identity that JAX keeps in the jaxpr, also under grad, remat and scan. It is meant to say
+    # what remat saves; here its name counts.
     return checkpoint_name(value, name)
 
 
@@ -47,19 +49,19 @@ class Tapped:
         self._prefix = prefix
 
     def __call__(self, args: Sequence[Any], moves: Sequence[Any] | None = None) -> Any:
-        """The flat outputs, and the value at each tap (stacked by a scan) with its move added."""
+        """Computes the flat outputs, and each tap's value (stacked by a scan), its move added."""
         if moves is None:
             moves = [None] * self._count(self._jaxpr.eqns)
         return self._run(self._jaxpr, self._constants, jax.tree.leaves(args), moves)
 
     def sites(self) -> list[TapSite]:
-        """All values at taps, in the order in which they come about."""
+        """Lists all values at taps, in the order in which they come about."""
         return list(self._sites(self._jaxpr, 0))
 
     def _run(
         self, jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any], moves: Iterable[Any]
     ) -> tuple[list[Any], list[Any]]:
-        """The outputs of a jaxpr, and the values at the taps in it."""
+        """Computes the outputs of a jaxpr, and the values at the taps in it."""
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
         def read(atom: Any) -> Any:
@@ -70,6 +72,7 @@ class Tapped:
             values = [read(atom) for atom in equation.invars]
             count = self._count([equation])
             if not count:
+                # As written: a report is about the numbers that the user's own call computes.
                 outputs = bind(Node(equation, (), None), values, fuse=False)
             elif equation.primitive.name == "name":
                 move = next(moves)
@@ -85,11 +88,14 @@ class Tapped:
         return [read(atom) for atom in jaxpr.outvars], found
 
     def _enter(self, equation: Any, values: list[Any], moves: list[Any]) -> Any:
-        """The outputs of a call or a scan, and the values at the taps in it."""
+        """Computes the outputs of a call or a scan, and the values at the taps in it."""
+        # Run in place and not as a call, which would have no room for what is at the taps. `remat`
+        # is lost by that, so the backward pass takes more memory.
         body, constants = opened(equation.params["jaxpr"])
         if equation.primitive.name != "scan":
             return self._run(body, constants, values, moves)
-        # What is scanned over has one axis more outside than inside; then come the carries.
+        # What is scanned over has one axis more outside than inside; then come the carries. Counted
+        # so, because the parameters that tell have changed their names between versions of JAX.
         scanned = sum(
             _ndim(value) > _ndim(var) for value, var in zip(values, body.invars, strict=True)
         )
@@ -113,7 +119,7 @@ class Tapped:
         return [*carry, *outputs], found
 
     def _count(self, equations: Iterable[Any]) -> int:
-        """How many taps there are in these equations."""
+        """Counts the taps in these equations."""
         count = 0
         for equation in equations:
             name = equation.primitive.name
