@@ -19,7 +19,7 @@ from .._tree.leaves import check_alive
 from .._tree.parts import spliced
 from .._tree.paths import flatten, show
 from .following import Following
-from .matching import matched
+from .matching import Named, matched
 from .reset import OptimizerStateWarning, check_optimizer
 from .roles import Held
 
@@ -79,7 +79,8 @@ def graft_optimizer(
     options = Options("ignore", mismatch)
     plan = planned(params, donor_params, rules, options, goals(None, staged=True))
     state, treedef = jax.tree.flatten(opt_state)
-    own, given = _held(tx, params, opt_state), _held(donor_tx, donor_params, donor_opt_state)
+    own = _held(tx, params, opt_state, _OURS)
+    given = _held(donor_tx, donor_params, donor_opt_state, _THEIRS)
     staged = tracing() or any(isinstance(one.value, Tracer) for one in (*own, *given))
     follow = Following(plan, *flatten(params)[:2], given, staged)
     views = {i: view for i, one in enumerate(own) if (view := follow.view(one)) is not None}
@@ -100,9 +101,16 @@ def graft_optimizer(
     return treedef.unflatten(state)
 
 
-def _held(tx: Any, params: PyTree, opt_state: PyTree) -> list[Held]:
+_OURS = Named(advice="It is the target's, as tx.init(params) makes it.")
+_THEIRS = Named(
+    *("donor_opt_state", "donor_tx", "donor_params"),
+    advice="Where the donor was trained by another optimizer than tx, give that as donor_tx.",
+)
+
+
+def _held(tx: Any, params: PyTree, opt_state: PyTree, named: Named) -> list[Held]:
     """The entries of a state, in its order, with their values."""
-    found, leaves = matched(tx, opt_state, params)[1], jax.tree.leaves(opt_state)
+    found, leaves = matched(tx, opt_state, params, named)[1], jax.tree.leaves(opt_state)
     for entry, leaf in zip(found, leaves, strict=True):
-        check_alive(entry.path, leaf, give="the state")
+        check_alive(entry.path, leaf, give=named.state)
     return [Held(entry, leaf) for entry, leaf in zip(found, leaves, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._base.errors import listed, outside
+from .._base.errors import brief, listed, outside
 from .._base.types import Path, PyTree, Where
 from .._tree.parts import Part, spliced
 from .._tree.paths import flatten, show
@@ -125,7 +125,10 @@ def _part(
 def check_optimizer(tx: Any) -> None:
     """Raises unless `tx` can make a state."""
     if not callable(getattr(tx, "init", None)):
-        raise TypeError(f"tx must be an optax.GradientTransformation, got {tx!r}, without init.")
+        found = f"{brief(tx)}, without init"
+        if hasattr(tx, "tx"):
+            found = f"{type(tx).__name__}: give its tx"
+        raise TypeError(f"tx must be an optax.GradientTransformation, got {found}.")
 
 
 def check_counts(counts: str) -> None:

@@ -49,9 +49,10 @@ def graft(
 
     Args:
         params: any pytree; leaves may be abstract (`jax.ShapeDtypeStruct`).
-        donor: any tree of arrays of JAX or NumPy (memory-mapped ones are read as they are
-            needed). The slashes in the names of a flat one separate segments; dotted names are one
-            segment. The level `value` of an Orbax restore is left out.
+        donor: any tree or mapping of arrays of JAX or NumPy, or of slices of safetensors (those
+            and memory-mapped ones are read as they are needed). The slashes in the names of a flat
+            one separate segments; dotted names are one segment. The level `value` of an Orbax
+            restore is left out.
         rules_or_where: a mapping from `where` (see `select`) to a source, of which the first match
             wins: a pattern over the donor's paths, a function from the target's path to the
             donor's, or `take(source, *adapters)`; or, where a `where` is a list, pairs of these
@@ -61,7 +62,8 @@ def graft(
             scalars never count, nor does anything where a single `where` is given.
         mismatch: "error", or "keep" to leave leaves that the donor lacks, or has in another shape,
             as they are; a line in the log of "flax_inits" lists them.
-        drop: which leaves of the donor nobody is to take (a `where` over its paths).
+        drop: which leaves of the donor nobody is to take (a `where` over its paths); None or an
+            empty list names none.
 
     Returns:
         A tree of the structure, containers, boxes and shardings of `params`. Grafted leaves are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ def _row(
 def _cells(row: GraftRow) -> list[str]:
     names = [show(source) for source in row.sources]
     if len(names) > 3:
-        names = [f"{names[0]} ... {names[-1]} ({len(names)})"]
+        names = [f"{_span(names[0], names[-1])} ({len(names)})"]
     return [
         "" if row.path is None else show(row.path),
         _size(row.shape),
@@ -161,6 +162,15 @@ def _cells(row: GraftRow) -> list[str]:
         ", ".join(map(shown, row.adapters)),
         row.use,
     ]
+
+
+def _span(first: str, last: str) -> str:
+    """Two names with what they have in common written once: `layer_{0 ... 11}/kernel`."""
+    start = os.path.commonprefix([first, last]).rstrip("0123456789")
+    rest = [name[len(start) :] for name in (first, last)]
+    end = os.path.commonprefix([name[::-1] for name in rest]).rstrip("0123456789")[::-1]
+    inner = " ... ".join(name[: len(name) - len(end)] for name in rest)
+    return f"{start}{{{inner}}}{end}"
 
 
 def _size(shape: tuple[int, ...] | None) -> str:

@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 import pytest
 from cases_optimizer import NAMES, boxed, make, new_params
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -294,7 +295,25 @@ def test_leaves_that_do_not_fit():
         graft_optimizer(tx, tx.init(params), params, donor, old, {"*": "*"})
     after = graft_optimizer(tx, tx.init(params), params, donor, old, {"*": "*"}, mismatch="keep")
     assert (after[0].mu["a"] != 0).any() and (after[0].mu["b"] == 0).all()
-    with pytest.raises(ValueError, match="opt_state is not a state of this optimizer"):
+    with pytest.raises(ValueError, match="^opt_state is not a state of tx for params.*target's"):
         graft_optimizer(tx, donor[0].mu, params, donor, old, {"a": "a"})
+    others = trained(optax.sgd(0.1, 0.9), old)
+    with pytest.raises(ValueError, match="^donor_opt_state is not .* donor_tx for .* as donor_tx"):
+        graft_optimizer(tx, tx.init(params), params, others, old, {"a": "a"})
+    with pytest.raises(ValueError, match=r"^donor_opt_state holds .* donor_tx.init\(donor_p"):
+        graft_optimizer(tx, tx.init(params), params, tx.init(params), old, {"a": "a"})
     with pytest.raises(TypeError, match="tx must be an optax.GradientTransformation, got 3"):
         graft_optimizer(3, donor, params, donor, old, {"a": "a"})
+
+
+def test_nnx_optimizers():
+    models = [nnx.Linear(2, size, rngs=nnx.Rngs(size)) for size in (3, 5)]
+    old, new = (nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param) for model in models)
+    old.update(models[0], jax.tree.map(jnp.ones_like, nnx.state(models[0], nnx.Param)))
+    rules = {"**": take("**", grow(axis=-1))}
+    args = (new.opt_state, models[1], old.opt_state, models[0], rules)
+    with pytest.raises(TypeError, match=r"got Optimizer: give its tx\.$"):
+        graft_optimizer(new, *args)
+    new.opt_state = graft_optimizer(new.tx, *args)
+    assert int(new.opt_state[0].count[...]) == 1
+    np.testing.assert_allclose(new.opt_state[0].mu["bias"][...], [0.1] * 3 + [0] * 2, rtol=1e-6)

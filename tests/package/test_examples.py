@@ -1,5 +1,6 @@
 """Every script in examples/ runs, from the command line, with warnings as errors."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -39,6 +40,8 @@ SLOW = {
     "transfer.py",
     "upcycle.py",
 }
+# Scripts that do more where another library is installed, which CI does on one Python.
+PEERS = {"import_torch.py": ("torch", "transformers")}
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
 ALLOWED: dict[str, list[str]] = {}
 
@@ -64,19 +67,25 @@ def run(script, *arguments, folder):
     return done.stdout
 
 
+def marks(name):
+    kinds = [(pytest.mark.slow, SLOW), (pytest.mark.peers, PEERS)]
+    return [mark for mark, scripts in kinds if name in scripts]
+
+
 def test_tables_name_scripts():
-    assert {*ARGUMENTS, *SLOW, *ALLOWED} <= set(SCRIPTS)
+    assert {*ARGUMENTS, *SLOW, *PEERS, *ALLOWED} <= set(SCRIPTS)
 
 
 def test_no_script_hides_a_module_of_python():
     assert not {script.stem for script in SCRIPTS.values()} & sys.stdlib_module_names
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in SCRIPTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SCRIPTS])
 def test_script_runs(name, tmp_path):
     printed = run(SCRIPTS[name], *ARGUMENTS.get(name, []), folder=tmp_path)
     assert printed.strip(), "an example says what it does"
     if name == "quickstart.py":
         assert printed.count("NEW") == 2 and printed.count("same object") == 6
+    for peer in PEERS.get(name, ()):
+        installed = importlib.util.find_spec(peer) is not None
+        assert installed or f"{peer} is not installed" in printed, "what is skipped is said"

@@ -220,6 +220,16 @@ def test_what_cannot_be_made(case):
         )
 
 
+@pytest.mark.parametrize(
+    "count, match",
+    [(2, r"go to 2 .*cut\(axis=0, size=2\) before"), (4, "go to 4 .* let the rule win 3")],
+)
+def test_slices_that_are_not_as_many(count, match):
+    params = {f"w_{i}": np.zeros(2, "f") for i in range(count)}
+    with pytest.raises(ValueError, match=match):
+        fi.graft(params, {"v": np.zeros((3, 2), "f")}, {"w_*": take("v", unstack(axis=0))})
+
+
 def test_what_cannot_be_joined():
     donor = {"a": np.zeros((2, 3), "f"), "b": np.zeros((3, 3), "f"), "c": np.zeros((2, 3), "i")}
     params = {"w": np.zeros((2, 2, 3), "f")}

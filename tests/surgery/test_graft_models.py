@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import flax_inits as fi
-from flax_inits import concatenate, cut, grow, reshape, stack, take, tile, transpose, unstack
+from flax_inits import cast, concatenate, cut, grow, reshape, stack, take, tile, transpose, unstack
 
 WIDTH, HEADS, LAYERS, WORDS = 8, 2, 2, 12
 
@@ -257,12 +257,63 @@ def test_from_torch_into_a_scan():
 
 
 def test_from_safetensors(tmp_path):
+    """Loaded whole, and read slice by slice from the open file."""
+    safetensors = pytest.importorskip("safetensors")
     numpy = pytest.importorskip("safetensors.numpy")
     state = torch_like(0)
     numpy.save_file({k: np.atleast_1d(v) for k, v in state.items()}, tmp_path / "model.safetensors")
     donor = numpy.load_file(tmp_path / "model.safetensors")
+    with safetensors.safe_open(tmp_path / "model.safetensors", "numpy") as file:
+        with pytest.raises(TypeError, match="tree of arrays, got safe_open. Give .name: donor.get"):
+            fi.graft(init(Model(), 1), file, from_torch())
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        opened = fi.graft(init(Model(), 1), slices, from_torch(), drop="*.position_ids")
     after = fi.graft(init(Model(), 1), donor, from_torch(), drop="*.position_ids")
     close(logits(Model(), after), torch_logits(state, np.asarray(TOKENS)))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), opened, after))
+
+
+class Slice:
+    """As safetensors gives it, of which every reading is noted."""
+
+    def __init__(self, array, dtype="F32"):
+        self.array, self.dtype_name, self.read = array, dtype, []
+
+    def get_shape(self):
+        return list(self.array.shape)
+
+    def get_dtype(self):
+        return self.dtype_name
+
+    def __getitem__(self, region):
+        self.read.append(self.array[region].size)
+        return self.array[region]
+
+
+def test_each_device_reads_its_own_part_of_a_file():
+    donor = {f"l.{i}": Slice(np.full((16, 6), i, "f")) for i in range(2)}
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, P(None, None, "x"))
+    target = {"w": jax.ShapeDtypeStruct((2, 6, 16), jnp.float32, sharding=sharding)}
+    rules = {"w": take("l.*", transpose(1, 0), stack(axis=0))}
+    fi.graft_plan(target, donor, rules)
+    assert not donor["l.0"].read
+    after = fi.graft(target, donor, rules)["w"]
+    assert donor["l.0"].read == donor["l.1"].read == [12] * 8 and (after[1] == 1).all()
+    traced = jax.jit(lambda: fi.graft({"w": jnp.zeros((2, 6, 16))}, donor, rules))()["w"]
+    assert (traced == after).all()
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [("F64", "f8"), ("F16", "f2"), ("BF16", "bfloat16"), ("U8", "u1"), ("BOOL", "?")],
+)
+def test_dtypes_of_a_file(name, dtype):
+    donor, target = {"w": Slice(np.ones((2, 0), dtype), name)}, {"w": jnp.ones((2, 0))}
+    with pytest.raises(ValueError, match=f"'w' is {np.dtype(dtype).name}, but the tree holds fl"):
+        fi.graft(target, donor, "w")
+    after = fi.graft(target, donor, {"w": take("w", np.asarray, cast())})
+    assert after["w"].shape == (2, 0) and donor["w"].read == []
 
 
 def test_convolutions_from_torch():

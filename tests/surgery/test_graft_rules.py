@@ -203,7 +203,10 @@ def test_which_wildcard_is_joined():
         ({"a": "y/q"}, "no leaf at 'y/q/w'"),
         ({"a/w": "x"}, "no leaf at 'x', which.*below it, such as 'x/w': end both sides in"),
         ({"a": "x/w"}, "no leaf at 'x/w/w'.*It has a leaf at 'x/w'"),
-        ({"a": "*"}, r"'\*' has 1 wildcards within segments, but 'a' has 0.*Only stack and"),
+        (
+            {"a": "*"},
+            r"'\*' has 1 wildcards within segments, but 'a' has 0.*Only.*take\('\*', stack\(",
+        ),
         ({"a": "**"}, r"'\*\*' has more '\*\*' than 'a'"),
         ({"a": take("*/*", stack(axis=0))}, "has 2 wildcards within segments, but 'a' has 0"),
         ({"a": take("q_*", stack(axis=0))}, r"no leaf at 'q_\*/w'"),
@@ -283,6 +286,8 @@ def test_leaves_that_nobody_takes():
         fi.graft(params, donor, {"a": "a"}, drop=["cls/x", "pooler"])
     with pytest.raises(ValueError, match="drop names 'a/w' of the donor, which.*'a' takes: leave"):
         fi.graft(params, donor, {"a": "a"}, drop=["cls", "pooler", "**/w"])
+    with pytest.raises(ValueError, match="No rule takes"):
+        fi.graft(params, donor, {"a": "a"}, drop=[])
     for options in ({"unused": "ignore"}, {"drop": ["cls", "pooler"]}):
         assert fi.graft(params, donor, {"a": "a"}, **options)["a"]["w"][0] == 0
     assert fi.graft(params, donor, "a")["a"]["w"][0] == 0
@@ -469,6 +474,16 @@ def test_tensors_of_another_library():
         fi.graft({"w": jnp.zeros(2)}, {"w": Tensor()}, {"w": "w"})
 
 
+@pytest.mark.parametrize(
+    "name, match",
+    [("item_metadata", r"got Held. Give donor.item_metadata\."), ("other", "arrays, got Held.$")],
+)
+def test_what_holds_a_tree_and_is_none(name, match):
+    held = type("Held", (), {name: None})()
+    with pytest.raises(TypeError, match=match):
+        fi.graft_plan({"w": jnp.zeros(2)}, held, {"w": "w"})
+
+
 def test_a_memory_mapped_donor(tmp_path):
     file = np.memmap(tmp_path / "w", np.float32, "w+", shape=(8, 4))
     file[:] = np.arange(32).reshape(8, 4)
@@ -523,6 +538,22 @@ def test_a_plan_of_a_large_model_is_linear():
     back = {f"l_{i}": {n: shape for n in "abcdefgh"} for i in range(64)}
     rows = fi.graft_plan(back, params, {"l_*/*": take("*", unstack(axis=0))}).rows
     assert len(rows) == 512 and {row.use for row in rows} == {"taken"}
+
+
+@pytest.mark.parametrize(
+    "names, span",
+    [
+        (("h.0.attn.w", "h.11.attn.w"), "h.{0 ... 11}.attn.w"),
+        (("l_1/w", "l_12/w"), "l_{1 ... 12}/w"),
+        (("a", "b"), "{a ... b}"),
+        (("h.0.q.w", "h.1.v.w"), "h.{0.q ... 1.v}.w"),
+    ],
+)
+def test_many_sources_are_printed_as_a_span(names, span):
+    donor = {names[0]: 0, **{f"other_{i}": 0 for i in range(3)}, names[1]: 0}
+    donor = {name: np.zeros(2, "f") for name in donor}
+    rules = {"w": take([*donor], stack(axis=0))}
+    assert f" {span} (5) " in str(fi.graft_plan({"w": np.zeros((5, 2), "f")}, donor, rules))
 
 
 def test_the_table_that_a_plan_prints():

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..._base.types import Path, PyTree
 from ..._tree.paths import flatten, show
+from .opened import readable, what_is_inside
 
 
 def donor_leaves(donor: PyTree, targets: Sequence[Path]) -> dict[Path, Any]:
@@ -26,6 +27,12 @@ def donor_leaves(donor: PyTree, targets: Sequence[Path]) -> dict[Path, Any]:
         )
     donor = _as_dict(donor)
     names, leaves, _ = flatten(donor)
+    if names == [()] and not hasattr(donor, "dtype") and not isinstance(donor, int | float):
+        raise TypeError(
+            f"The donor must be a tree of arrays, got {type(donor).__name__}."
+            f"{what_is_inside(donor)}"
+        )
+    leaves = list(map(readable, leaves))
     if isinstance(donor, Mapping) and all(len(name) == 1 for name in names):
         names = [_split(key) for key in _keys_in_order(donor, names)]
     found = dict(zip(_without_values(names, targets), leaves, strict=True))

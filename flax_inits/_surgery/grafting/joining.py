@@ -129,10 +129,12 @@ class unstack(Adapter):
         assert goal.index is not None  # Planning counts the leaves of a rule that unstacks.
         index, count = goal.index
         if count != view.shape[axis]:
+            few = f"cut(axis={self.axis}, size={count}) before it takes the first ones."
+            if count > view.shape[axis]:
+                few = f"let the rule win {view.shape[axis]}, and an earlier one, or none, the rest."
             raise Misfit(
                 f"{self!r}: the {view.shape[axis]} slices of {view.shape} would go to {count} of "
                 "the target's leaves, which must be as many. They are counted by a wildcard that "
-                f"the target has and the source has not; cut(axis={self.axis}, size={count}) takes "
-                "the first ones."
+                f"the target has and the source has not; {few}"
             )
         return slice_of(view, axis, index)

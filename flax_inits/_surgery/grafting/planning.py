@@ -191,7 +191,7 @@ def _with_leftovers(plan: Planned, rules: Sequence[GraftRule], options: Options)
     """The plan with what is left of the donor; raises where that is an error."""
     names, leaves = list(plan.donor), list(plan.donor.values())
     dropped = [False] * len(names)
-    if options.drop is not None:
+    if options.drop is not None and options.drop != []:
         dropped, unmatched = resolve(options.drop, names, leaves, plan.donor)
         if unmatched:
             raise ValueError(f"In drop, {nothing_selected(unmatched[0], names, plan.donor)}")

@@ -94,9 +94,8 @@ def binding(
     elif unstacks and len(mine) == len(theirs) + 1:
         skipped = _odd_one(mine, theirs, where, source)
     elif len(theirs) > len(mine):
-        only = (
-            "" if joins else " Only stack and concatenate take several leaves of the donor at once."
-        )
+        only = " Only stack and concatenate take several leaves of the donor at once: "
+        only = "" if joins else f"{only}take({source!r}, stack(axis=0))."
         raise ValueError(
             f"The source {source!r} has {len(theirs)} wildcards within segments, but "
             f"{describe(where)} has {len(mine)} to stand for them.{only}"

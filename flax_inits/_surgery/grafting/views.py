@@ -43,11 +43,12 @@ def of_array(array: Any, staged: bool = False) -> View:
     def read(region: Region) -> Any:
         if staged:
             return jnp.asarray(array)[region]
-        return _from_shards(array, region) if is_concrete(array) else np.asarray(array)[region]
+        return _from_shards(array, region) if is_concrete(array) else np.asarray(array[region])
 
     # What NumPy does not know, such as PRNG keys, can only be copied as it is.
     extended = jnp.issubdtype(array.dtype, jax.dtypes.extended)
-    return View(shape, array.dtype if extended else np.dtype(array.dtype), read, array)
+    raw = array if isinstance(array, np.ndarray | jax.Array) else None
+    return View(shape, array.dtype if extended else np.dtype(array.dtype), read, raw)
 
 
 def _from_shards(array: Any, region: Region) -> Any:
