@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._base import bits
 from .._base.errors import listed
 from .._base.types import Array, DType, Key, Path, PyTree, Shape, Where
 from .._surgery.reinit import reinit
 from .._tree.forms import describe
 from .._tree.leaves import at_least_float32, dtype_of
+from .._tree.modules import drawn_key
 from .._tree.paths import flatten, show
 from ..initializers.architectures.recurrent import chrono
 from ..initializers.general.constants import zeros
@@ -116,7 +116,7 @@ def lru_gamma(
         Orvieto et al. 2023, Resurrecting Recurrent Neural Networks for Long Sequences,
         https://arxiv.org/abs/2303.06349
     """
-    bits.check_key(key)
+    drawn_key(key)
     leaves = dict(zip(*flatten(params)[:2], strict=True))
     found = {}
     for log_nu, log_gamma in _groups("lru_gamma", "a recurrence", params, where, [(nu,), (gamma,)]):

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from .._base import bits
 from .._base.jax_state import tracing
 from .._base.types import Key, Path, PyTree, Where
 from .._tree.forms import describe
 from .._tree.leaves import check_alive, check_usable
+from .._tree.modules import drawn_key
 from .._tree.parts import spliced
 from .._tree.paths import flatten, show
 from .grafting.filling import filled, goals
@@ -48,7 +48,8 @@ def graft(
     what one rule gives, no other sees.
 
     Args:
-        params: any pytree; leaves may be abstract (`jax.ShapeDtypeStruct`).
+        params: any pytree, or an NNX module, of which a new one comes back, around the same kept
+            arrays; leaves may be abstract (`jax.ShapeDtypeStruct`).
         donor: any tree or mapping of arrays of JAX or NumPy, or of slices of safetensors (those
             and memory-mapped ones are read as they are needed). The slashes in the names of a flat
             one separate segments; dotted names are one segment. The level `value` of an Orbax
@@ -57,7 +58,7 @@ def graft(
             wins: a pattern over the donor's paths, a function from the target's path to the
             donor's, or `take(source, *adapters)`; or, where a `where` is a list, pairs of these
             in a list (of strings alone they would be paths). Or a single `where`.
-        key: for `grow` with an initializer.
+        key: for `grow` with an initializer; or an `nnx.Rngs`, of which one is drawn.
         unused: "error" if rules leave something of the donor, or "ignore". Random keys and integer
             scalars never count, nor does anything where a single `where` is given.
         mismatch: "error", or "keep" to leave leaves that the donor lacks, or has in another shape,
@@ -84,8 +85,7 @@ def graft(
     >>> new["body"]["bias"]
     Array([0., 0.], dtype=float32)
     """
-    if key is not None:
-        bits.check_key(key)
+    key, advance = (None, lambda: None) if key is None else drawn_key(key)
     names, leaves, treedef = flatten(params)
     # Under a trace, what is not traced itself is staged as well: it may be too large to unroll.
     staged = tracing() or any(isinstance(x, Tracer) for x in jax.tree.leaves((leaves, donor)))
@@ -104,6 +104,7 @@ def graft(
         new[i] = filled(view, names[i], leaves[i], staged)
         if i in plan.parts:
             new[i] = spliced(leaves[i], new[i], plan.parts[i])
+    advance()
     return treedef.unflatten([new.get(i, leaf) for i, leaf in enumerate(leaves)])
 
 

@@ -558,8 +558,8 @@ REJECTED = {
         {},
         "a DenseParams that returns tuple, not an array",
     ),
-    "shared by scan": (RNN, {}, r"could not put scaled weights back.*nn\.scan share \(nn\.RNN"),
-    "shared by vmap": (STEPS(4), {}, "could not put scaled weights back.*slices of an nn.vmap"),
+    "shared by scan": (RNN, {}, r"could not put scaled weights back.*a scan share \(nn\.RNN"),
+    "shared by vmap": (STEPS(4), {}, "could not put scaled weights back.*slices of a vmap"),
     "normalized": (nn.WeightNorm(nn.Dense(4)), {}, "those of nn.WeightNorm are normalized"),
     "dead": (
         nn.Sequential([nn.Dense(4, bias_init=dead), nn.relu, nn.Dense(4)]),
