@@ -14,6 +14,7 @@ from .._base import bits
 from .._base.bits import is_key_dtype
 from .._base.errors import listed, noted, outside
 from .._base.types import Key, Path, PyTree, Rules
+from .._tree.boxes import key_paths
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf
 from .._tree.modules import opened
@@ -107,13 +108,14 @@ class WithRules:
         paths, leaves, treedef = flatten(tree)
         if paths != survey.paths:
             raise ValueError(_other_tree(survey.paths, paths))
+        keyed = key_paths(tree, paths)
         how: dict[Path, str] = {}
         for i, rule in survey.chosen.items():
             own = [s for s in survey.sources[i] if targets[s].rule is rule]
             how[paths[i]] = STORED if run.reached.isdisjoint(own) else THROUGH
             if how[paths[i]] == STORED:
                 key = _key(args, kwargs, paths[i], rule)
-                leaves[i] = by_path(key, paths[i], leaves[i], rule)
+                leaves[i] = by_path(key, paths[i], leaves[i], rule, keyed[i])
         if not run.keeps_shapes:
             stored = {i: r for i, r in survey.chosen.items() if how[paths[i]] == STORED}
             _warn_of_stacks(paths, leaves, stored)

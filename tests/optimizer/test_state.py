@@ -476,6 +476,12 @@ def test_lookahead_starts_from_equal_params():
     np.testing.assert_array_equal(new.params.fast["head"], alone["fast"]["head"])
     (pair,) = jax.jit(lambda key: flax_inits.reinit(key, [params], {"0/*/head": NORMAL}))(KEY)
     np.testing.assert_array_equal(pair.fast["head"], pair.slow["head"])
+    init = flax_inits.jit_init(
+        lambda key: optax.LookaheadParams.init_synced({"head": jax.random.normal(key, (3, 2))}),
+        rules={"*/head": NORMAL},
+    )
+    np.testing.assert_array_equal(init(KEY).fast["head"], new.params.fast["head"])
+    np.testing.assert_array_equal(init(KEY).slow["head"], new.params.fast["head"])
     # Whoever has other trees called fast and slow has other trees.
     other = flax_inits.reinit(KEY, jax.tree.map(jnp.copy, params._asdict()), rules)
     assert (other["fast"]["head"] != other["slow"]["head"]).any()
