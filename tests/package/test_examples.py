@@ -80,9 +80,13 @@ def test_no_script_hides_a_module_of_python():
     assert not {script.stem for script in SCRIPTS.values()} & sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SCRIPTS])
-def test_script_runs(name, tmp_path):
-    printed = run(SCRIPTS[name], *ARGUMENTS.get(name, []), folder=tmp_path)
+RUNS = [*SCRIPTS, "quickstart.py --nnx"]
+
+
+@pytest.mark.parametrize("line", [pytest.param(r, marks=marks(r.split()[0])) for r in RUNS])
+def test_script_runs(line, tmp_path):
+    name, *options = line.split()
+    printed = run(SCRIPTS[name], *ARGUMENTS.get(name, []), *options, folder=tmp_path)
     assert printed.strip(), "an example says what it does"
     if name == "quickstart.py":
         assert printed.count("NEW") == 2 and printed.count("same object") == 6
