@@ -52,7 +52,7 @@ def _what(key: object) -> str:
 
 
 def _is_typed(key: Key) -> bool:
-    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return is_key_dtype(key.dtype)
 
 
 def _legacy_shape() -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """A computation as a graph: inputs, constants, and nodes that apply a primitive to values."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 
@@ -85,3 +85,8 @@ def order(
             stack.append((node, True))
             stack.extend((inner, False) for inner in below(node.inputs) if inner not in done)
     return ordered
+
+
+def unknown(value: Value, known: Container[Node]) -> list[Node]:
+    """Lists the nodes that `value` needs and that are not in `known`, inputs first."""
+    return order([value], lambda v: isinstance(v, Output) and v.node in known)

@@ -15,7 +15,7 @@ import numpy as np
 from .._base.bits import is_key_dtype
 from . import scalars
 from .evaluate import bind
-from .graph import Constant, Input, Node, Output, Value, order
+from .graph import Constant, Input, Node, Output, Value, order, unknown
 from .jaxpr import inner_jaxprs
 from .key_words import OF_DATA, OF_KEYS, KeyWords, impl_of, to_host, words_of
 
@@ -39,7 +39,7 @@ class HostComputable:
         if not isinstance(value, Output):
             return _small(value.aval)
         known = self._computable
-        for node in order([value], lambda v: isinstance(v, Output) and v.node in known):
+        for node in unknown(value, known):
             known[node] = _simple(node) and all(
                 known[v.node] if isinstance(v, Output) else _small(v.aval) for v in node.inputs
             )
@@ -50,7 +50,7 @@ class HostComputable:
         if not isinstance(value, Output):
             return _constant_scalar(value)
         known = self._scalars
-        for node in order([value], lambda v: isinstance(v, Output) and v.node in known):
+        for node in unknown(value, known):
             known[node] = self._node_scalar(node)
         return known[value.node]
 

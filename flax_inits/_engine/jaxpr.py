@@ -62,12 +62,14 @@ def live(jaxpr: Any, used: Sequence[bool]) -> list[tuple[Any, list[bool]]]:
 
 def is_plain_call(equation: Any) -> bool:
     """Whether an equation only calls a function, with no shardings of its own."""
-    params = equation.params
+    return equation.primitive.name in CALLS and not has_shardings(equation.params)
+
+
+def has_shardings(params: dict) -> bool:
+    """Whether a jitted function says where an input or output lives, which inlining would lose."""
     shardings = (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
-    # By its name, because no public module has the class. A call with shardings is a constraint
-    # on where values live (Flax before 0.12.3 writes it so), which inlining would lose.
-    plain = all(type(sharding).__name__ == "UnspecifiedValue" for sharding in shardings)
-    return plain and equation.primitive.name in CALLS
+    # By its name, because no public module has the class.
+    return any(type(sharding).__name__ != "UnspecifiedValue" for sharding in shardings)
 
 
 def draws(closed: Any) -> bool:

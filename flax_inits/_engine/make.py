@@ -7,10 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from .._base.bits import is_key_dtype
 from .._base.types import Array, Key
 from .._tree.casting import cast
-from .._tree.places import Placement, copied, placed_at, within_reach
+from .._tree.places import Placement, copied, on_host, placed_at, within_reach
 from .execute import execute
 from .fallback import CLOSES_OVER_TRACERS, Whole
 from .host import HostEvaluator
@@ -99,7 +98,7 @@ def compute_whole(
     It makes all that `fun` returns, because XLA may round a leaf by what stands beside it.
     """
     # A key that is committed to one device would forbid shardings over others.
-    key = _uncommitted(key)
+    key = jax.device_put(on_host(key))
     beside = replicated(next(iter(shardings.values())))
 
     def whole(key: Key) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -111,11 +110,3 @@ def compute_whole(
     except _NEEDS_VALUES:
         made = fun(key)
         return {i: jax.device_put(made[i], sharding) for i, sharding in shardings.items()}
-
-
-def _uncommitted(key: Key) -> Key:
-    """The same key, free to go where the leaves are made."""
-    if not is_key_dtype(key.dtype):
-        return jax.numpy.asarray(np.asarray(key))
-    data: Any = np.asarray(jax.random.key_data(key))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

@@ -7,7 +7,7 @@ So what shares work is compiled together, as it was written.
 
 from collections.abc import Hashable, Sequence
 
-from .graph import Constant, Input, Node, Output, Value, order
+from .graph import Constant, Input, Node, Output, Value, order, unknown
 from .host import HostComputable
 from .jaxpr import opened
 from .signature import Signer
@@ -67,7 +67,7 @@ class Numbering:
     def _value(self, value: Value) -> tuple[int, bool]:
         if isinstance(value, Output):
             known = self._known
-            for node in order([value], lambda v: isinstance(v, Output) and v.node in known):
+            for node in unknown(value, known):
                 known[node] = self._node(node)
             return known[value.node]
         if value not in self._known:

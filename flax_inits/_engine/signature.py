@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import jax.extend.core
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._base.bits import is_key_dtype
 from .._base.types import Token
 from .graph import Constant, Node, Output, Value, order
 from .jaxpr import JAXPRS, opened
@@ -103,7 +103,7 @@ class Signer:
         return (type(value), value)
 
     def _array(self, value: Any) -> Token:
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if is_key_dtype(value.dtype):
             data = jax.random.key_data(value)
             return ("keys", str(jax.random.key_impl(value)), self._array(data))
         # Nobody can read the bytes of a tracer, or of what other processes hold.

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, Sharding
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from .._base.bits import is_key_dtype
 from .._base.jax_state import concrete_mesh
 from .._engine.graph import Node, Output, Value, order
-from .._engine.jaxpr import inner_jaxprs
+from .._engine.jaxpr import has_shardings, inner_jaxprs
 
 _CONSTRAINTS = frozenset({"sharding_constraint", "reshard", "mesh_cast"})
 _SPREADING = _CONSTRAINTS | {"shard_map"}
@@ -56,7 +57,8 @@ def constrained(outputs: Sequence[Value]) -> Constrained:
 def _spreads(primitive: Any, params: dict) -> bool:
     if primitive.name == "device_put":
         return any(device is not None for device in params["devices"])
-    if any(_call_shardings(params)):
+    # Flax before 0.12.3 constrains variables by `jax.jit(lambda x: x, out_shardings=...)`.
+    if has_shardings(params):
         return True
     return primitive.name in _SPREADING or any(
         _spreads(equation.primitive, equation.params)
@@ -65,18 +67,9 @@ def _spreads(primitive: Any, params: dict) -> bool:
     )
 
 
-def _call_shardings(params: dict) -> list[bool]:
-    """Of each input and output of a jitted function, whether it has a sharding of its own.
-
-    Flax before 0.12.3 constrains variables by `jax.jit(lambda x: x, out_shardings=...)`.
-    """
-    shardings = (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
-    return [isinstance(sharding, Sharding) for sharding in shardings]
-
-
 def _constrains(node: Node) -> bool:
     """Whether a node is nothing but a constraint on its outputs."""
-    return node.primitive.name in _CONSTRAINTS or any(_call_shardings(node.params))
+    return node.primitive.name in _CONSTRAINTS or has_shardings(node.params)
 
 
 def _end(value: Value) -> _End | None:
@@ -167,8 +160,8 @@ def _is_key(aval: Any, sharded: Iterable[int]) -> bool:
     An axis of the size of one that is sharded might be that one: keys of a stack of layers.
     """
     shape = aval.shape
-    if not jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key):
-        if aval.dtype not in (jax.numpy.uint32, jax.numpy.int32):
+    if not is_key_dtype(aval.dtype):
+        if aval.dtype not in (np.uint32, np.int32):
             return False
         shape = shape[:-1] if shape[-1:] in ((2,), (4,)) else shape
     return not set(sharded) & set(shape)

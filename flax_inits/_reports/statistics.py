@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .._base.bits import is_key_dtype
 from .._tree.leaves import dtype_of, is_concrete
 from .._tree.places import jitted_at, place_of
 
@@ -94,7 +95,7 @@ def _alike(new: Any, old: Any) -> tuple[Any, Any]:
         new = jax.device_put(new, old.sharding)
     elif is_concrete(new) and getattr(old, "sharding", None) != new.sharding:
         old = jax.device_put(old, new.sharding)
-    if jnp.issubdtype(dtype_of(new), jax.dtypes.prng_key):
+    if is_key_dtype(dtype_of(new)):
         return jax.random.key_data(new), jax.random.key_data(old)
     return new, old
 

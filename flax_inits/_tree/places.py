@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from .._base.bits import is_key_dtype
 from .._base.jax_state import concrete_mesh
 from .._base.types import Array, Path
 from .leaves import dtype_of, is_concrete
@@ -104,9 +105,9 @@ def copied(values: Any, place: Placement) -> Array:
     if is_concrete(values) and (place.sharding or _uncommitted_at(values, place.device)):
         with placed_at(Placement(values.sharding if values.committed else None)):
             copy = values.copy()
-    else:  # Only what comes from the host is free of the device that it was committed to.
+    else:
         with placed_at(place):
-            copy = jax.device_put(_on_host(values)).copy()
+            copy = jax.device_put(on_host(values)).copy()
     return copy if place.sharding in (None, copy.sharding) else jax.device_put(copy, place.sharding)
 
 
@@ -114,8 +115,9 @@ def _uncommitted_at(values: Array, device: Device | None) -> bool:
     return not values.committed and values.device == (device or _default_device())
 
 
-def _on_host(values: Any) -> Any:
-    if not jnp.issubdtype(dtype_of(values), jax.dtypes.prng_key):
+def on_host(values: Any) -> Any:
+    """Copies an array, or keys, to the host, where it is free of the device that it was on."""
+    if not is_key_dtype(dtype_of(values)):
         return jax.device_get(values)
     data: Any = jax.device_get(jax.random.key_data(values))
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(values))

@@ -10,8 +10,8 @@ import contextlib
 import contextvars
 import functools
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import flax.core
@@ -19,37 +19,18 @@ import jax
 
 from ..._base.types import Array, Path
 from ..run import within
-from .exchange import Exchanged
+from .exchange import Watchers
 
 _PATH = "to_nnx__flax_inits_path"
 """With the prefix that tells `nnx.bridge.ToNNX` which attributes are not of its Linen module."""
 
-_handlers: contextvars.ContextVar[tuple[Callable[..., Any], ...]]
-_handlers = contextvars.ContextVar("_handlers", default=())
 _running: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("_running", default=())
 """Modules that are being called, by id: a call of the same one is of its base class."""
-_lock = threading.Lock()
-_exchanged = Exchanged()
-_watches = 0
 
 
-@contextlib.contextmanager
-def watching(handler: Callable[..., Any]) -> Iterator[None]:
+def watching(handler: Callable[..., Any]) -> AbstractContextManager[None]:
     """Lets `handler` run every `__call__` of an NNX module in this block, in this thread."""
-    global _watches
-    with _lock:
-        if not _watches:
-            _hook_classes()
-        _watches += 1
-    token = _handlers.set((*_handlers.get(), handler))
-    try:
-        yield
-    finally:
-        _handlers.reset(token)
-        with _lock:
-            _watches -= 1
-            if not _watches:
-                _exchanged.put_back()
+    return _watchers.watching(handler)
 
 
 def _hook_classes() -> None:
@@ -62,7 +43,7 @@ def _hook_classes() -> None:
             found.add(cls)
             left += cls.__subclasses__()
             if "__call__" in vars(cls):
-                _exchanged.exchange(cls, "__call__", _watched(vars(cls)["__call__"]))
+                _watchers.exchange(cls, "__call__", _watched(vars(cls)["__call__"]))
 
 
 def _watched(original: Any) -> Callable[..., Any]:
@@ -71,20 +52,23 @@ def _watched(original: Any) -> Callable[..., Any]:
         from flax import nnx
 
         run = original.__get__(self, type(self))
-        if not _handlers.get() or id(self) in _running.get():
+        if not _watchers.handlers or id(self) in _running.get():
             return run(*args, **kwargs)
         running = _running.set((*_running.get(), id(self)))
         try:
             with placed(self):
                 layer = NNXLayer(self, original)
                 run = _bridged(layer, run) if isinstance(self, nnx.bridge.ToNNX) else run
-                for handler in _handlers.get():
+                for handler in _watchers.handlers:
                     run = functools.partial(_handled, handler, layer, run)
                 return run(*args, **kwargs)
         finally:
             _running.reset(running)
 
     return call
+
+
+_watchers: Watchers[Callable[..., Any]] = Watchers(_hook_classes)
 
 
 def _handled(handler: Any, layer: "NNXLayer", run: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,28 +1,65 @@
-"""Attributes of classes that are others for a while."""
+"""Attributes of classes that are others while somebody watches."""
 
-from typing import Any
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+Handler = TypeVar("Handler")
 
 
-class Exchanged:
-    """Classes whose attributes were exchanged: what they are now, and what they were."""
+class Watchers(Generic[Handler]):
+    """Those who watch, each in a thread, and the classes that are changed as long as there is one.
 
-    def __init__(self):
-        self._found: list[tuple[type, str, Any, Any]] = []
+    Flax has no public way to see its NNX modules, so what a handler is to see is an attribute of
+    their classes that `hook` exchanges. All is put back when the last one stops.
+    """
 
-    def __contains__(self, value: Any) -> bool:
-        return any(now is value for _, _, now, _ in self._found)
+    def __init__(self, hook: Callable[[], None]):
+        self.lock = threading.Lock()
+        self._hook, self._count = hook, 0
+        self._handlers: contextvars.ContextVar[tuple[Handler, ...]]
+        self._handlers = contextvars.ContextVar("_handlers", default=())
+        self._exchanged: list[tuple[type, str, Any, Any]] = []
+        """Classes with the name of an attribute, what it is, and what it was (None: inherited)."""
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """Those of this thread, the one of the outermost block first."""
+        return self._handlers.get()
+
+    @contextlib.contextmanager
+    def watching(self, handler: Handler) -> Iterator[None]:
+        """Lets `handler` watch in this block, in this thread."""
+        with self.lock:
+            if not self._count:
+                self._hook()
+            self._count += 1
+        token = self._handlers.set((*self.handlers, handler))
+        try:
+            yield
+        finally:
+            self._handlers.reset(token)
+            with self.lock:
+                self._count -= 1
+                if not self._count:
+                    self._put_back()
+
+    def has_exchanged(self, value: Any) -> bool:
+        """Whether `value` is an attribute that was put in the place of another."""
+        return any(now is value for _, _, now, _ in self._exchanged)
 
     def exchange(self, cls: Any, name: str, value: Any) -> None:
         """Gives a class an attribute, in place of its own or of one that it inherits."""
-        self._found.append((cls, name, value, vars(cls).get(name)))
+        self._exchanged.append((cls, name, value, vars(cls).get(name)))
         setattr(cls, name, value)
 
-    def put_back(self) -> None:
-        """Gives all classes back what they had, where nobody else has changed it since."""
-        while self._found:
-            cls, name, now, before = self._found.pop()
+    def _put_back(self) -> None:
+        while self._exchanged:
+            cls, name, now, before = self._exchanged.pop()
             if vars(cls).get(name) is not now:
-                continue
+                continue  # someone else has changed it since
             if before is None:
                 delattr(cls, name)
             else:

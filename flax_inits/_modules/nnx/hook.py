@@ -6,15 +6,13 @@ All is put back when the last watch ends. Where a version of Flax constructs its
 nothing is seen, and rules find leaves at their stored shapes.
 """
 
-import contextlib
-import contextvars
 import functools
 import inspect
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
-from .exchange import Exchanged
+from .exchange import Watchers
 
 Handler: TypeAlias = Callable[["Construction", tuple, dict[str, Any]], None]
 """Runs an `__init__` with the arguments that it was given, the module first, or with others."""
@@ -28,32 +26,12 @@ class Construction(NamedTuple):
     token: object
 
 
-_handlers: contextvars.ContextVar[tuple[Handler, ...]] = contextvars.ContextVar("_handlers")
-_lock = threading.Lock()
-_watches = 0
-_exchanged = Exchanged()
-
-
-@contextlib.contextmanager
-def constructions(handler: Handler) -> Iterator[None]:
+def constructions(handler: Handler) -> AbstractContextManager[None]:
     """Lets `handler` call every `__init__` of an NNX module in this block, in this thread.
 
     Of several handlers the one of the innermost block is asked first, and calls the next.
     """
-    global _watches
-    with _lock:
-        if not _watches:
-            _hook_metaclass()
-        _watches += 1
-    token = _handlers.set((*_handlers.get(()), handler))
-    try:
-        yield
-    finally:
-        _handlers.reset(token)
-        with _lock:
-            _watches -= 1
-            if not _watches:
-                _exchanged.put_back()
+    return _watchers.watching(handler)
 
 
 def _hook_metaclass() -> None:
@@ -63,19 +41,19 @@ def _hook_metaclass() -> None:
     construct = meta.__call__
 
     def call(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if _handlers.get(()):
-            with _lock:
+        if _watchers.handlers:
+            with _watchers.lock:
                 for base in cls.__mro__:
                     if base is not object and "__init__" in vars(base):
                         _hook_init(base)
         return construct(cls, *args, **kwargs)
 
-    _exchanged.exchange(meta, "__call__", call)
+    _watchers.exchange(meta, "__call__", call)
 
 
 def _hook_init(cls: type) -> None:
     original = vars(cls)["__init__"]
-    if original in _exchanged:
+    if _watchers.has_exchanged(original):
         return
 
     signature = inspect.signature(original)
@@ -83,11 +61,14 @@ def _hook_init(cls: type) -> None:
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> None:
         call, token = original, object()
-        for handler in _handlers.get(()):
+        for handler in _watchers.handlers:
             call = _handled(handler, Construction(call, signature, token))
         call(*args, **kwargs)
 
-    _exchanged.exchange(cls, "__init__", init)
+    _watchers.exchange(cls, "__init__", init)
+
+
+_watchers: Watchers[Handler] = Watchers(_hook_metaclass)
 
 
 def _handled(handler: Handler, construction: Construction) -> Callable[..., None]:

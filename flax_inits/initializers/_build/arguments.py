@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ..._base.bits import is_key_dtype
 from ..._base.errors import did_you_mean
 from ..._base.types import Token
 
@@ -48,7 +49,7 @@ def _draws(args: tuple) -> bool:
         return False
     key, *rest = args
     legacy = key.dtype == np.uint32 and rest and isinstance(rest[0], tuple | list)
-    return bool(legacy) or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return bool(legacy) or is_key_dtype(key.dtype)
 
 
 def frozen(name: str, value: Any, scalars: bool = True) -> Any:
