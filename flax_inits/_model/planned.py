@@ -72,6 +72,7 @@ def planned(
     made: Callable[[PyTree], tuple[PyTree, dict[Path, str]]], arrays: PyTree, out_shardings: Any
 ) -> Planned:
     """Plans a call of `made`, which also tells how rules were applied."""
+    # Filled while `made` is traced, since a traced function returns arrays only.
     ruled: dict[Path, str] = {}
     ways: list[Way] = []
 

@@ -104,7 +104,8 @@ def key_paths(tree: PyTree, paths: list[Path]) -> list[Path]:
         return paths
     found = list(paths)
     nodes = tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, pair))[0]
-    for keys in [keys for keys, node in nodes if isinstance(node, pair)]:
+    pairs = [keys for keys, node in nodes if isinstance(node, pair)]
+    for keys in pairs:
         above = (*map(_segment, keys), "slow")
         for i, path in enumerate(paths):
             if path[: len(above)] == above:

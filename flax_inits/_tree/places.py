@@ -68,17 +68,23 @@ def jitted_at(
     try:
         hash(facts)
     except TypeError:
-        return _jitted_at.__wrapped__(function, place, facts)
-    return _jitted_at(function, place, facts)
+        return _jitted(function, place, facts)
+    return _cached(function, place, facts)
 
 
-@functools.lru_cache(maxsize=1024)
-def _jitted_at(function: Callable[..., Any], place: Any, facts: tuple) -> Callable[..., Any]:
+def _jitted(function: Callable[..., Any], place: Any, facts: tuple) -> Callable[..., Any]:
     one = isinstance(place, Placement)
     shardings = place.sharding if one else [item.sharding for item in place]
-    compiled = jax.jit(functools.partial(function, *facts), out_shardings=shardings)
-    # The context manager as a decorator: it is entered at each call.
-    return placed_at(place if one else place[0])(compiled)
+    jitted = jax.jit(functools.partial(function, *facts), out_shardings=shardings)
+
+    def call(*args: Any) -> Any:
+        with placed_at(place if one else place[0]):
+            return jitted(*args)
+
+    return call
+
+
+_cached = functools.lru_cache(maxsize=1024)(_jitted)
 
 
 def _mesh() -> Mesh:
@@ -163,8 +169,10 @@ def free(replaced: Iterable[Any], in_use: Iterable[Any]) -> None:
     """Deletes arrays whose memory no array in use shares (tied arrays do)."""
     doomed = [leaf for leaf in replaced if is_concrete(leaf)]
     shared = {pointer for leaf in in_use for pointer in _buffers(leaf)}
-    for leaf, buffers in [(leaf, _buffers(leaf)) for leaf in doomed]:
-        if shared.isdisjoint(buffers):
+    # All addresses before any is deleted: the doomed may share memory with each other.
+    buffers = [_buffers(leaf) for leaf in doomed]
+    for leaf, pointers in zip(doomed, buffers, strict=True):
+        if shared.isdisjoint(pointers):
             leaf.delete()
 
 

@@ -42,12 +42,12 @@ class LinenLayer:
         copy = self._module.clone(parent=None, name=None)
         rngs = {name: self._module.make_rng(name) for name in self._scope.rngs}
 
-        def run(params: dict[str, Any]) -> Array:
+        def call(params: dict[str, Any]) -> Array:
             given = {**variables, "params": {**variables["params"], **params}}
             everything = flax.core.DenyList(())
             return copy.apply(given, *args, rngs=rngs, mutable=everything, **kwargs)[0]
 
-        return {name: variables["params"][name] for name in names}, run
+        return {name: variables["params"][name] for name in names}, call
 
     def left(self, name: str) -> bool:
         """Whether there is such a param."""

@@ -51,17 +51,17 @@ def _watched(original: Any) -> Callable[..., Any]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         from flax import nnx
 
-        run = original.__get__(self, type(self))
+        bound = original.__get__(self, type(self))
         if not _watchers.handlers or id(self) in _running.get():
-            return run(*args, **kwargs)
+            return bound(*args, **kwargs)
         running = _running.set((*_running.get(), id(self)))
         try:
             with placed(self):
                 layer = NNXLayer(self, original)
-                run = _bridged(layer, run) if isinstance(self, nnx.bridge.ToNNX) else run
+                bound = _bridged(layer, bound) if isinstance(self, nnx.bridge.ToNNX) else bound
                 for handler in _watchers.handlers:
-                    run = functools.partial(_handled, handler, layer, run)
-                return run(*args, **kwargs)
+                    bound = functools.partial(_handled, handler, layer, bound)
+                return bound(*args, **kwargs)
         finally:
             _running.reset(running)
 
@@ -71,18 +71,18 @@ def _watched(original: Any) -> Callable[..., Any]:
 _watchers: Watchers[Callable[..., Any]] = Watchers(_hook_classes)
 
 
-def _handled(handler: Any, layer: "NNXLayer", run: Any, *args: Any, **kwargs: Any) -> Any:
-    return handler(layer, run, args, kwargs)
+def _handled(handler: Any, layer: "NNXLayer", bound: Any, *args: Any, **kwargs: Any) -> Any:
+    return handler(layer, bound, args, kwargs)
 
 
-def _bridged(layer: "NNXLayer", run: Callable[..., Any]) -> Callable[..., Any]:
+def _bridged(layer: "NNXLayer", bound: Callable[..., Any]) -> Callable[..., Any]:
     """The call of a Linen module whose layers have their paths here, and may change all."""
     mutable = flax.core.DenyList(("intermediates",))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         token = within.set(layer.path)
         try:
-            return run(*args, **{**kwargs, "mutable": mutable})
+            return bound(*args, **{**kwargs, "mutable": mutable})
         finally:
             within.reset(token)
 
@@ -123,14 +123,14 @@ class NNXLayer:
 
         graphdef, state = nnx.split(self._module)
 
-        def run(weights: dict[str, Any]) -> Array:
+        def call(weights: dict[str, Any]) -> Array:
             # With variables of its own, which may be set where this is traced.
             copy = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, state))
             for name, values in weights.items():
                 getattr(copy, name)[...] = values
             return self._function.__get__(copy, self.kind)(*args, **kwargs)
 
-        return {name: getattr(self._module, name)[...] for name in names}, run
+        return {name: getattr(self._module, name)[...] for name in names}, call
 
     def left(self, name: str) -> bool:
         """Whether it has such an attribute."""

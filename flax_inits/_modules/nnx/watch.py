@@ -82,6 +82,7 @@ class _Initializer:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         source = _Call(*self._argument, next(self._calls))
+        # Filled by the latest call of `array`: a rule makes what is in the box, not the box.
         box: list[Any] = []
 
         def array(*args: Any, **kwargs: Any) -> Any:
