@@ -11,7 +11,7 @@ from .recipe import Job
 
 
 def execute(jobs: Sequence[Job], done: Callable[[Job], Any] = lambda job: None) -> dict[int, Array]:
-    """All leaves by position; `done` hears of each job when its leaves are under way."""
+    """Makes all leaves, by position; `done` hears of each job when its leaves are under way."""
     results: dict[int, Array] = {}
     needed = programs(jobs)
     # Keys and rows move between host and device on purpose, whatever guards the caller's code.

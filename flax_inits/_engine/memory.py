@@ -18,7 +18,7 @@ from .._base.types import Array
 
 
 def owned(values: np.ndarray, sharding: Sharding | None) -> Array:
-    """A copy that owns its memory, so that donating it later reuses it."""
+    """Makes a copy that owns its memory, so that donating it later reuses it."""
     copied = jax.device_put(values, sharding, may_alias=False)
     if copied.unsafe_buffer_pointer() != values.ctypes.data:
         return copied

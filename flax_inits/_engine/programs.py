@@ -58,7 +58,7 @@ class Programmed(Recipe):
     __slots__ = ()
 
     def program(self, jobs: list[Job]) -> Program:
-        """The program for jobs whose recipes have an equal `shared_by`."""
+        """Makes the program for jobs whose recipes have an equal `shared_by`."""
         raise NotImplementedError
 
 
@@ -77,7 +77,7 @@ class Pooled(Programmed):
         return self.form.token
 
     def program(self, jobs: list[Job]) -> Program:
-        """The program that makes as many rows at a time as the jobs are worth."""
+        """Makes a program of as many rows at a time as the jobs are worth."""
         needed = sum(rows.rows_of(_form(job)) for job in jobs)
         count = _FEW_ROWS if needed <= 2 * _FEW_ROWS else _MANY_ROWS
         # The form that is lowered is that of one of the leaves, any of them: equal tokens say that
@@ -110,7 +110,7 @@ class Compiled(Programmed):
         return self.token
 
     def program(self, jobs: list[Job]) -> Program:
-        """The program that is run once for each job."""
+        """Makes the program that is run once for each job."""
         nodes = order(self.outputs, set(self.given).__contains__)
         # Where lanes meet (sums, matrix products), their number decides the order of additions.
         elementwise = self.fused and all(node.name in SAFE for node in nodes)
@@ -120,7 +120,7 @@ class Compiled(Programmed):
         return Program(key, self.lower, _run_each, jobs, options, held)
 
     def lower(self) -> Any:
-        """The program, lowered for its own shapes and shardings."""
+        """Lowers the program for its own shapes and shardings."""
         if any(map(is_abstract, self.shardings)):
             raise ValueError(
                 f"{self.shardings[0]} is over an abstract mesh, which has no devices: that is "

@@ -75,7 +75,7 @@ def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
         return lax.broadcast(scalar, shape)
 
     def filled(value: Value) -> Any:
-        """A scalar in the shape that its node expects, or the table that it is cut from."""
+        """Fills the shape that a node expects with a scalar; a table to cut it from stays whole."""
         if isinstance(value, Constant) and value.aval.size != 1:
             return value.value
         return (

@@ -24,7 +24,7 @@ _EXACT = {
 
 
 def computed(node: Node, inputs: Sequence[Any]) -> Any:
-    """What `node` makes of NumPy scalars; None if XLA could make something else of them."""
+    """Computes `node` of NumPy scalars; None if XLA could make something else of them."""
     if node.name in RESHAPES:
         return inputs[0]
     dtype = np.dtype(node.avals[0].dtype)

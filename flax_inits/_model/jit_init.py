@@ -129,7 +129,7 @@ class JitInit:
             change(objects, self._changes(*args, **kwargs))
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
-        """What a call would make, from what, and where; nothing is compiled or computed.
+        """Tells what a call would make, from what, and where; nothing is compiled or computed.
 
         Args:
             *args: as in a call; arrays may be abstract (`jax.ShapeDtypeStruct`).
@@ -164,7 +164,7 @@ class JitInit:
         return way(tree)
 
     def _planned(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, Planned]:
-        """The arrays among the arguments, and what is known of a call with their like."""
+        """Finds the arrays among the arguments, and what is known of a call with their like."""
         try:
             try:
                 arrays, static = self._statics.split(args, kwargs)
@@ -201,7 +201,7 @@ class JitInit:
         return self._known.keep(cache_key, found)
 
     def _made(self, args: tuple, kwargs: dict[str, Any]) -> tuple[PyTree, dict[Path, str]]:
-        """The tree, and how each leaf was made that a rule has won."""
+        """Makes the tree, and tells how each leaf was made that a rule has won."""
         if self._with_rules is None:
             return self._fun(*args, **kwargs), {}
         return self._with_rules.made(args, kwargs)

@@ -26,14 +26,14 @@ class Statics:
         self._traced = functools.lru_cache(maxsize=32)(self._ask)
 
     def jitted(self, function: Callable[..., Any]) -> Any:
-        """`function` under `jax.jit`; it is the user's, or takes the same arguments."""
+        """Jits the user's function, or one that takes the same arguments, with the static ones."""
         if function is not self._fun:
             # By `__wrapped__`, JAX finds out which position has which name.
             functools.update_wrapper(function, self._fun, updated=())
         return jax.jit(function, **self._options)
 
     def _ask(self, count: int, names: frozenset[str]) -> tuple[Any, Any]:
-        """The positions and the names that are traced in such a call; the others are static."""
+        """Finds the positions and names that are traced in such a call; the others are static."""
         # JAX has no function that tells; so let one return what has arrived as a tracer. Its rules
         # have many cases (negative positions, names of positions, only one of the two given).
         asked = self.jitted(
@@ -42,7 +42,7 @@ class Statics:
         return asked.eval_shape(*[0] * count, **dict.fromkeys(names, 0))
 
     def split(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, tuple]:
-        """The arrays among the arguments, and the static ones as something hashable."""
+        """Splits the arguments into the arrays, and the static ones as something hashable."""
         positions, names = self._traced(len(args), frozenset(kwargs))
         arrays = (
             [arg if i in positions else None for i, arg in enumerate(args)],
@@ -56,7 +56,7 @@ class Statics:
         return arrays, static
 
     def join(self, arrays: Any, static: tuple) -> tuple[tuple, dict[str, Any]]:
-        """The arguments that were split."""
+        """Joins the arguments that were split."""
         args, kwargs = list(arrays[0]), dict(arrays[1])
         for i, _, arg in static[0]:
             args[i] = arg
@@ -64,7 +64,7 @@ class Statics:
         return tuple(args), kwargs
 
     def advice(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """What to say where a function needs the value of an argument that is traced."""
+        """Says what to do where a function needs the value of an argument that is traced."""
         positions, names = self._traced(len(args), frozenset(kwargs))
         plain = [f"static_argnums={i}" for i in sorted(positions) if isinstance(args[i], _PLAIN)]
         plain += [
@@ -72,7 +72,7 @@ class Statics:
             for name in sorted(names)
             if isinstance(kwargs[name], _PLAIN)
         ]
-        known = {*kwargs, *inspect.signature(self._fun).parameters}
+        known = {*kwargs, *(inspect.signature(self._fun).parameters if self._names else ())}
         unknown = [name for name in self._names if name not in known]
         said = f" (static_argnames {listed(unknown)} named no argument)" if unknown else ""
         return (

@@ -143,7 +143,7 @@ class Tapped:
 
 
 def _ndim(value: Any) -> int:
-    """Of an array, or of a variable of a jaxpr."""
+    """Counts the axes of an array, or of a variable of a jaxpr."""
     return len(getattr(value, "aval", value).shape)
 
 
