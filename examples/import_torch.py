@@ -7,7 +7,7 @@ small configuration with random weights; nothing is downloaded. Without them, it
 the same names and layout, and the forward pass is NumPy's. With safetensors installed the weights
 go through a file, of which each leaf is read when it is made. The Flax model scans over its layers
 and keeps attention heads apart, so the rules join twelve layers, cut a fused query, key and value,
-and reshape. Takes a few seconds, with torch half a minute.
+and reshape. Takes a few seconds, with torch a quarter of a minute.
 """
 
 import argparse
