@@ -25,14 +25,18 @@ class Constant:
 class Node:
     """One equation: a primitive applied to values."""
 
-    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin")
+    __slots__ = ("primitive", "params", "inputs", "avals", "context", "origin", "crosses_call")
 
-    def __init__(self, equation: Any, inputs: Sequence, origin: str | None = None):
+    def __init__(
+        self, equation: Any, inputs: Sequence, origin: str | None = None, crosses_call: bool = False
+    ):
         self.primitive, self.params = equation.primitive, equation.params
         self.inputs, self.context = tuple(inputs), equation.ctx
         self.avals = tuple(var.aval for var in equation.outvars)
         self.origin = origin or equation.params.get("name")
         """The outermost jitted function that it is part of; only for people to read."""
+        self.crosses_call = crosses_call
+        """Whether an input comes, by whatever way, into or out of a call that was inlined."""
 
     @property
     def name(self) -> str:

@@ -29,6 +29,7 @@ class HostComputable:
     def __init__(self) -> None:
         self._computable: dict[Node, bool] = {}
         self._scalars: dict[Node, Any] = {}
+        self._rounded: set[Node] = set()
 
     def is_key(self, value: Value) -> bool:
         """Whether `value` is a key, or several, which depend on nothing but keys and integers."""
@@ -62,6 +63,14 @@ class HostComputable:
         ]
         if not single or not inputs or any(scalar is None for scalar in inputs):
             return None
+        # XLA merges (x * a) * b to x * (a * b) while x is in or out of a call: see `rounding`.
+        rounded = any(isinstance(v, Output) and v.node in self._rounded for v in node.inputs)
+        if node.crosses_call and scalars.rounds(node):
+            if rounded:
+                return None
+            rounded = True
+        if rounded:
+            self._rounded.add(node)
         return scalars.computed(node, inputs)
 
     def fill(self, value: Value) -> Any:

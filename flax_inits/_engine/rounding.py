@@ -8,8 +8,10 @@ function that makes it has the same bits only if none of that can go another way
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
-from .graph import RESHAPES, Node, Value, order
+from . import scalars
+from .graph import RESHAPES, Constant, Node, Output, Value, order
 from .host import HostComputable
 
 ELEMENTWISE = frozenset(
@@ -38,7 +40,36 @@ def rounding_safe(value: Value, computable: HostComputable) -> bool:
     # A list of what is known to be safe, never of what is not: whatever JAX adds is compiled as it
     # stands. XLA has flags against some of this, but then the user's own jax.jit would need them.
     known = all(node.name in SAFE or is_scalar(node) for node in nodes)
-    return known and rounds_alike_when_fused(nodes)
+    return known and constants_alike(nodes, computable) and rounds_alike_when_fused(nodes)
+
+
+def constants_alike(nodes: Sequence[Node], computable: HostComputable) -> bool:
+    """Whether XLA makes the same of constants with calls inlined as without.
+
+    It simplifies before it inlines. What comes into or out of a call is no constant yet, so that a
+    quotient becomes a product with a reciprocal and factors are merged, which rounds otherwise.
+    """
+    constant: set[Value] = set()
+    proved: set[Value] = set()
+    for node in nodes:
+        if not all(isinstance(v, Constant) or v in constant for v in node.inputs):
+            continue
+        constant.update(Output(node, i) for i in range(len(node.avals)))
+        if _is_proved(node, computable) or node.name in RESHAPES and node.inputs[0] in proved:
+            proved.add(Output(node, 0))
+        elif node.crosses_call and scalars.rounds(node):
+            once = node.name == "sub" and all(v in proved for v in node.inputs)
+            if not once and computable.known_scalar(Output(node, 0)) is None:
+                return False
+    return True
+
+
+def _is_proved(node: Node, computable: HostComputable) -> bool:
+    # The bounds of truncated normals, from -2 to 2 in JAX and Flax; a test compares them with XLA.
+    if node.name != "erf" or node.inputs[0].aval.dtype != np.float32:
+        return False
+    given = computable.known_scalar(node.inputs[0])
+    return given is not None and abs(given) == np.float32(2) / np.float32(np.sqrt(2))
 
 
 def is_scalar(node: Node) -> bool:

@@ -13,7 +13,7 @@ from .graph import RESHAPES, Input, Node, Output, Value, order
 from .host import HostComputable
 from .jaxpr import inner_jaxprs
 from .key_words import is_threefry_dtype
-from .rounding import ELEMENTWISE, SAFE, is_scalar, rounds_alike_when_fused
+from .rounding import ELEMENTWISE, SAFE, constants_alike, is_scalar, rounds_alike_when_fused
 from .signature import Signer
 
 _BOUNDED = frozenset({"max", "min", "clamp"})
@@ -41,7 +41,8 @@ def match(value: Value, computable: HostComputable, signer: Signer) -> RowForm |
     if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
         return None
     pattern = RowPattern(value, computable)
-    if not pattern.matches or not rounds_alike_when_fused(pattern.nodes):
+    alike = constants_alike(pattern.nodes, computable) and rounds_alike_when_fused(pattern.nodes)
+    if not pattern.matches or not alike:
         return None
     output, factor = pattern.without_factor(value)
     token = (pattern.token(output, signer), factor is not None)

@@ -23,6 +23,13 @@ _EXACT = {
 """Operations that IEEE 754 rounds exactly, so that there is one right result."""
 
 
+_NEVER_ROUNDED = RESHAPES | frozenset(
+    "abs and bitcast_convert_type ceil clamp convert_element_type copy eq floor ge gt iota "
+    "is_finite le lt max min ne neg nextafter not or round select_n shift_left "
+    "shift_right_arithmetic shift_right_logical sign slice stop_gradient transpose xor".split()
+)
+
+
 def computed(node: Node, inputs: Sequence[Any]) -> Any:
     """Computes `node` of NumPy scalars; None if XLA could make something else of them."""
     if node.name in RESHAPES:
@@ -36,7 +43,14 @@ def computed(node: Node, inputs: Sequence[Any]) -> Any:
         if not exact or node.name not in _EXACT:
             return None
         result = dtype.type(_EXACT[node.name](*inputs))
+        if node.name == "div" and node.crosses_call and result != inputs[0] * (1 / inputs[1]):
+            return None  # see `rounding.constants_alike`
         return result if _is_one_number(result) else None
+
+
+def rounds(node: Node) -> bool:
+    """Whether the result of `node` may be rounded, other than by a cast."""
+    return node.name not in _NEVER_ROUNDED
 
 
 def cast(scalar: Any, target: np.dtype) -> Any:

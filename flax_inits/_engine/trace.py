@@ -96,18 +96,25 @@ def flatten(
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
     env.update(zip(jaxpr.invars, arguments, strict=True))
     used = [True] * len(jaxpr.outvars) if used is None else used
+    crossing = set(jaxpr.invars)
 
     def read(atom: Any) -> Any:
         return Constant(atom.val, atom.aval) if isinstance(atom, Literal) else env.get(atom)
 
     for equation, wanted in live(jaxpr, used):
         inputs = [read(atom) for atom in equation.invars]
-        if inline and is_plain_call(equation):
+        called = inline and is_plain_call(equation)
+        crosses = any(
+            not isinstance(atom, Literal) and atom in crossing for atom in equation.invars
+        )
+        if called or crosses:
+            crossing.update(equation.outvars)
+        if called:
             outputs = _inlined(equation, inputs, wanted, origin)
         elif split and equation.primitive.name == "scan":
             outputs = _scan(equation, inputs, wanted, jaxpr)
         else:
-            outputs = _outputs(Node(equation, inputs, origin))
+            outputs = _outputs(Node(equation, inputs, origin, crosses))
         env.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) if use else None for atom, use in zip(jaxpr.outvars, used, strict=True)]
 
