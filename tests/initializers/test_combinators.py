@@ -61,7 +61,7 @@ COMBINED = [
 ]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "init", ANY_KIND, ids=lambda init: getattr(init, "__name__", type(init).__name__)
 )

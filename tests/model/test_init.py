@@ -273,6 +273,7 @@ def test_abstractly():
     assert made == jax.eval_shape(data_dependent, KEY, X)
 
 
+@pytest.mark.slow
 def test_inside_of_shard_map():
     mesh = jax.make_mesh((8,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec

@@ -197,6 +197,7 @@ def expected():
 
 @pytest.mark.sampled(4)
 class TestModels:
+    @pytest.mark.slow
     @pytest.mark.parametrize("mesh", [LINE, GRID, TYPED], ids=["line", "grid", "explicit"])
     def test_values_places_programs(self, mesh, expected):
         init = fi.jit_init(Model().init, out_shardings=largest_axis(mesh))

@@ -73,7 +73,7 @@ def annotated(name):
     return lambda rngs: make(rngs, **{argument: init})
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 @pytest.mark.parametrize("around", [plain, vmapped])
 @pytest.mark.parametrize("name", LAYERS)

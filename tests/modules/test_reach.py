@@ -831,6 +831,7 @@ def attributes(model):
     return dict(vars(model)), dict(vars(inner)), dict(vars(type(inner)))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("model", [Shared(nn.Dense(8)), nn.Dense(8), Setup(), Method()])
 def test_modules_are_as_they_were(model):
     before = attributes(model)

@@ -52,7 +52,7 @@ def is_kept(entry, leaf):
     return entry.kind == "setting" and not random
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("box", [lambda tree: tree, boxed], ids=["plain", "boxed"])
 @pytest.mark.parametrize("name", NAMES)
 def test_identity(name, box):

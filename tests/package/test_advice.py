@@ -217,6 +217,7 @@ def trained():
     return model, nnx.Optimizer(model, TX, wrt=nnx.Param)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ROWS)
 def test_following_it_does_what_was_wanted(name):
     call, pattern, then = ROWS[name]

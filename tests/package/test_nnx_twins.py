@@ -191,6 +191,7 @@ def test_every_function_has_a_twin_or_a_reason():
     assert set(taken()) == TWINS.keys() | ELSEWHERE.keys()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", TWINS)
 def test_a_module_is_treated_as_its_params(name):
     model, call = TWINS[name]

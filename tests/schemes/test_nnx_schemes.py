@@ -102,6 +102,7 @@ KERNELS = [f"attention/{name}/kernel" for name in ("key", "out", "query", "value
 KERNELS = [*KERNELS, "body/kernel", "head/kernel"]
 
 
+@pytest.mark.sampled(2)
 def test_signal(model):
     """The same rows, in the order of calls; the model is as it was."""
     before = values(model)
@@ -117,6 +118,7 @@ def test_signal(model):
     assert [str(v) for v in own.verdicts] == [str(v) for v in linen.verdicts]
 
 
+@pytest.mark.slow
 def test_signal_of_methods_and_functions():
     model = twin()
     layers = [row.layer for row in fi.signal(model.encode, X).rows]
@@ -171,6 +173,7 @@ def test_signal_of_a_scan():
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_lsuv(model):
     new = fi.lsuv(KEY, model, X, init_fn=linen_params)
     linen = fi.lsuv(KEY, LINEN, VARIABLES, X)
@@ -179,6 +182,7 @@ def test_lsuv(model):
     assert float(new(X).std()) == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 def test_lsuv_of_a_stack_and_at_stored_shapes():
     model = Stack(nnx.Rngs(0))
     new = fi.lsuv(KEY, model, X, init_fn=lambda key: Stack(nnx.Rngs(key)))
@@ -220,6 +224,7 @@ def test_lsuv_rejects():
         fi.lsuv(KEY, nnx.eval_shape(twin), X)
 
 
+@pytest.mark.sampled(2)
 def test_deepnorm(model):
     where = "attention/*/kernel"
     new = fi.deepnorm(KEY, model, 4, where=where, init_fn=linen_params)
@@ -240,6 +245,7 @@ def layers(*above):
     return {"body": {**names, "norm": norm, "feeds": feeds}}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("incoming", ["drawn", "tree"])
 def test_recycle(model, incoming):
     tx = optax.adam(0.1)
@@ -289,6 +295,7 @@ def test_dormant_of_what_a_module_sows():
     assert masks.keys() == captured.keys()
 
 
+@pytest.mark.slow
 def test_mup():
     def linen(width):
         return lambda key: LinenNet(width).init(key, X)["params"]

@@ -28,6 +28,7 @@ def advised(given, wanted, rules):
     return [eval(one, vars(fi).copy()) for one in both]
 
 
+@pytest.mark.slow
 @given(SHAPES, SHAPES)
 def test_what_is_advised_fits(given, wanted):
     if given == wanted:

@@ -101,6 +101,7 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loop_to_scan_to_loop(loop):
     scan = Model(scan=True)
     rules = {"blocks/**": take("block_*/**", stack(axis=0)), "**": "**"}
