@@ -50,18 +50,25 @@ def constants_alike(nodes: Sequence[Node], computable: HostComputable) -> bool:
     quotient becomes a product with a reciprocal and factors are merged, which rounds otherwise.
     """
     constant: set[Value] = set()
-    proved: set[Value] = set()
+    settled: set[Value] = set()
+    """Of the constants, those of which XLA has nothing to merge with what comes next."""
     for node in nodes:
         if not all(isinstance(v, Constant) or v in constant for v in node.inputs):
             continue
-        constant.update(Output(node, i) for i in range(len(node.avals)))
-        if _is_proved(node, computable) or node.name in RESHAPES and node.inputs[0] in proved:
-            proved.add(Output(node, 0))
-        elif node.crosses_call and scalars.rounds(node):
-            once = node.name == "sub" and all(v in proved for v in node.inputs)
-            if not once and computable.known_scalar(Output(node, 0)) is None:
+        made = {Output(node, i) for i in range(len(node.avals))}
+        constant |= made
+        alone = all(isinstance(v, Constant) or v in settled for v in node.inputs)
+        if not (node.crosses_call and scalars.rounds(node)):
+            settled |= made if alone else set()
+        elif _is_proved(node, computable):
+            settled |= made
+        elif not (alone and node.name in _ROUNDED_ONCE):
+            if computable.known_scalar(Output(node, 0)) is None:
                 return False
     return True
+
+
+_ROUNDED_ONCE = frozenset({"add", "sub", "mul", "sqrt"})
 
 
 def _is_proved(node: Node, computable: HostComputable) -> bool:

@@ -36,7 +36,7 @@ def seeds(first, last, step, in_ci):
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 12), reason="one end of the supported versions is enough"
 )
-@pytest.mark.parametrize("first", seeds(0, 500, TOGETHER, in_ci=200))
+@pytest.mark.parametrize("first", seeds(0, 500, TOGETHER, in_ci=250))
 @pytest.mark.usefixtures("standard_promotion")
 def test_any_program_is_made_as_jit_makes_it(first):
     programs = [Program(seed) for seed in range(first, first + TOGETHER)]
@@ -74,7 +74,7 @@ def a_mesh_now_and_then(seed):
     return jax.set_mesh(jax.make_mesh((4, 2), ("a", "b"), (kinds[seed % 5],) * 2))
 
 
-@pytest.mark.parametrize("first", seeds(0, 300, FUNCTIONS, in_ci=60))
+@pytest.mark.parametrize("first", seeds(0, 300, FUNCTIONS, in_ci=30))
 @pytest.mark.usefixtures("standard_promotion")
 def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
     x = jnp.asarray(X)
@@ -85,7 +85,7 @@ def test_leaves_that_have_much_in_common_are_made_as_jit_makes_them(first):
             assert_as_whole(function, flax_inits.jit_init(function)(KEY, x), expected)
 
 
-@pytest.mark.parametrize("first", seeds(1000, 1060, FUNCTIONS, in_ci=20))
+@pytest.mark.parametrize("first", seeds(1000, 1060, FUNCTIONS, in_ci=10))
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_table_is_what_it_was_when_it_was_traced(first):
     x = jnp.asarray(X)
@@ -105,7 +105,7 @@ def test_a_table_is_what_it_was_when_it_was_traced(first):
         assert_as_whole(function, init(KEY, x), expected)
 
 
-@pytest.mark.parametrize("first", seeds(2000, 2060, FUNCTIONS, in_ci=20))
+@pytest.mark.parametrize("first", seeds(2000, 2060, FUNCTIONS, in_ci=10))
 @pytest.mark.usefixtures("standard_promotion")
 def test_some_leaves_by_init_fn_are_as_with_all_the_others(first):
     x = jnp.asarray(X)

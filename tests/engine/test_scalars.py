@@ -47,13 +47,13 @@ def assert_casts_as_xla(source, target):
     assert kept or "8" in str(target)
 
 
-@pytest.mark.sampled(60)
+@pytest.mark.sampled(30, rest="thorough")
 @pytest.mark.parametrize("pair", list(itertools.permutations(DTYPES, 2)), ids="-".join)
 def test_casts_are_those_of_xla(pair):
     assert_casts_as_xla(*pair)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("wide", WIDE)
 def test_wide_casts_are_those_of_xla(wide):
     with jax.enable_x64(True):

@@ -85,7 +85,7 @@ class TestFactories:
         values = init(KEY, shape, out_sharding=sharding)
         assert values.sharding == sharding and bits(values) == bits(init(KEY, shape))
 
-    @pytest.mark.slow
+    @pytest.mark.sampled(15, rest="thorough")
     @pytest.mark.parametrize(
         "init",
         [fi.mixture(), fi.uniform(0, 1), fi.normal(1.0), fi.he_normal(), fi.truncated_normal(1.0)],

@@ -140,7 +140,7 @@ def scanned(make, **inits):
     return lambda key: nnx.state(stack(0, nnx.Rngs(key))[1], nnx.Not(nnx.RngState))
 
 
-@pytest.mark.sampled(30)
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("around", [plain, vmapped, scanned])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_rule_is_the_model_built_with_its_initializer(name, around):

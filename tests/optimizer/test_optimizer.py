@@ -146,7 +146,7 @@ def same_objects(tree, other):
     return jax.tree.leaves(jax.tree.map(lambda a, b: jnp.bool_(a is b), tree, other))
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(12, rest="thorough")
 @pytest.mark.parametrize("name", RUN)
 def test_worked_truth(name):
     """The next update of reset params is a fresh optimizer's, but for what all params share."""
