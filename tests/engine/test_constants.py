@@ -23,8 +23,11 @@ def test_constants_in_calls_are_what_xla_makes_of_them():
             clipped = jnp.clip(jnp.full((3, 2), a), -9.0, 9.0)
             made[f"quotient {i}"] = clipped / c
             made[f"product {i}"] = jax.jit(lambda x, b=b: x * b)(jnp.full((3, 2), a)) * c
-            made[f"sum {i}"] = jax.jit(lambda x, b=b, c=c: (x + b) + c)(jnp.full((3, 2), a))
             made[f"exponential {i}"] = jnp.exp(clipped)
+            made[f"into {i}"] = jax.jit(lambda x, c=c: x / c)(jnp.full((3, 2), a))
+            made[f"out of {i}"] = jax.jit(lambda x: -x)(jnp.full((3, 2), a)) / c
+            made[f"factors {i}"] = jax.jit(lambda x: -x)(jnp.full((3, 2), a)) * b * c
+            made[f"summands {i}"] = jax.jit(lambda x, b=b, c=c: x + b + c)(jnp.full((3, 2), a))
         return made
 
     assert_as_jit(init, KEY)

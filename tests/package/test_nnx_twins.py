@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
+from flax.traverse_util import unflatten_dict
 
 import flax_inits as fi
 from flax_inits._tree.paths import flatten
@@ -56,14 +57,8 @@ def by_path(found):
 
 def params(model):
     """The params of a module as a pure dict, which stands for those of another system."""
-    tree: dict = {}
     state = nnx.state(model, nnx.Param)
-    for path, leaf in zip(fi.paths(state), jax.tree.leaves(state), strict=True):
-        node = tree
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        node[path[-1]] = leaf
-    return tree
+    return unflatten_dict(dict(zip(fi.paths(state), jax.tree.leaves(state), strict=True)))
 
 
 def optimizer(model):

@@ -9,6 +9,7 @@ import pytest
 from as_jit import assert_same
 from flax import nnx, struct
 from flax.core import FrozenDict, freeze
+from flax.traverse_util import unflatten_dict
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -64,13 +65,7 @@ def choose(data, tree):
 
 def unboxed(tree):
     """The same leaves under the same paths, in plain dicts."""
-    plain = {}
-    for path, leaf in zip(fi.paths(tree), jax.tree.leaves(tree), strict=True):
-        node = plain
-        for segment in path[:-1]:
-            node = node.setdefault(segment, {})
-        node[path[-1]] = leaf
-    return plain
+    return unflatten_dict(dict(zip(fi.paths(tree), jax.tree.leaves(tree), strict=True)))
 
 
 @pytest.mark.slow
