@@ -9,12 +9,12 @@ compilation included. "peak" is the growth of the process's resident memory beyo
 """
 
 import argparse
+import importlib.util
 import json
-import resource
-import subprocess
-import sys
 import time
 from functools import partial
+
+import cold
 
 METHODS = ("eager", "jit", "jit_init", "torch")
 
@@ -182,38 +182,9 @@ def measure(name, method):
     if method == "torch":
         return measure_torch(*TORCH[name])
     import flax.linen  # noqa: F401
-    import jax
-
-    import flax_inits
 
     fun, args = (MODELS | SMALL)[name]()
-    spent = {"trace": 0.0, "lower": 0.0, "compile": 0.0, "programs": 0}
-
-    def listen(event, seconds, **_):
-        for phase, key in (("jaxpr_to_mlir", "lower"), ("backend_compile", "compile")):
-            if phase in event:
-                spent[key] += seconds
-                spent["programs"] += key == "compile"
-
-    jax.random.key_data(jax.block_until_ready(args[0]))
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    before, begun = _resident(), time.perf_counter()
-    if method == "jit_init":
-        fun = flax_inits.jit_init(fun)
-        fun.plan(*args)
-        spent["trace"] = time.perf_counter() - begun
-    elif method == "jit":
-        fun = jax.jit(fun)
-    variables = jax.block_until_ready(fun(*args))
-    total = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    leaves = jax.tree.leaves(variables)
-    size = sum(leaf.nbytes for leaf in leaves)
-    extra = peak - before - size
-    digest = _digest(leaves)
-    return spent | {
-        "total": total, "bytes": size, "extra": extra, "leaves": len(leaves), "digest": digest
-    }  # fmt: skip
+    return cold.measure(fun, args, method, plan=True)
 
 
 def measure_torch(layers, width, vocabulary):
@@ -222,7 +193,7 @@ def measure_torch(layers, width, vocabulary):
     from torch import nn
 
     begun = time.perf_counter()
-    before = _resident()
+    before = cold.in_use()
     blocks = [
         nn.ModuleList(
             [
@@ -246,39 +217,7 @@ def measure_torch(layers, width, vocabulary):
     total = time.perf_counter() - begun
     assert torch.is_tensor(next(model.parameters()))
     size = sum(p.numel() * 4 for p in model.parameters())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"total": total, "bytes": size, "extra": peak - before - size}
-
-
-def _resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def _digest(leaves):
-    import hashlib
-
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for leaf in leaves:
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def in_fresh_process(name, method):
-    """`measure` in a new interpreter; None if the method is not available."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", name, method],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        if method == "torch":
-            return None
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"total": total, "bytes": size, "extra": cold.in_use(peak=True) - before - size}
 
 
 def main():
@@ -298,22 +237,25 @@ def main():
         f"{'plan':>7}{'lower':>7}{'compile':>8}{'programs':>9}{'peak':>7}  bits"
     )
     print(header, flush=True)
+    torch = importlib.util.find_spec("torch") is not None
+    if not torch:
+        print("torch is not installed, so its column is empty")
     for name in names:
         runs = {}
         for method in METHODS:
-            if method == "torch" and name not in TORCH:
+            if method == "torch" and (name not in TORCH or not torch):
                 continue
-            results = [in_fresh_process(name, method) for _ in range(options.repeats)]
-            if None not in results:
-                results.sort(key=lambda result: result["total"])
-                runs[method] = results[len(results) // 2]
+            results = [
+                cold.in_fresh_process(__file__, name, method) for _ in range(options.repeats)
+            ]
+            runs[method] = cold.median(results)
         print(_row(name, runs), flush=True)
 
 
 def _row(name, runs):
     ours, jit = runs["jit_init"], runs["jit"]
     torch = f"{runs['torch']['total']:7.2f}s" if "torch" in runs else "       -"
-    same = "equal" if ours["digest"] == jit["digest"] else "DIFFERENT"
+    same = "equal" if ours["digests"] == jit["digests"] else "DIFFERENT"
     return (
         f"{name:18}{runs['eager']['total']:7.2f}s{jit['total']:7.2f}s{torch}"
         f"{ours['total']:8.2f}s{jit['total'] / ours['total']:6.1f}x"

@@ -2,21 +2,28 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-SCRIPTS = {str(file.relative_to(EXAMPLES)): file for file in sorted(EXAMPLES.rglob("*.py"))}
+FILES = {str(file.relative_to(EXAMPLES)): file for file in sorted(EXAMPLES.rglob("*.py"))}
+# What scripts import from each other's folder.
+MODULES = {"benchmarks/cold.py", "benchmarks/zoo_models.py"}
+SCRIPTS = {name: file for name, file in FILES.items() if name not in MODULES}
 
 # Arguments that make a script small enough for a test; most need none.
 ARGUMENTS = {
     "benchmarks/bits.py": ["--side", "256", "--rounds", "1", "--orthogonal", "64"],
     "benchmarks/models.py": ["LM-2/64", "ViT-2/48 scanned"],
     "benchmarks/tpu.py": ["--small"],
+    "benchmarks/zoo.py": ["--list"],
     "finetune.py": ["--runs", "2"],
     "mup.py": ["--widths", "64", "512"],
     "plasticity.py": ["--small"],
@@ -74,10 +81,11 @@ def marks(name):
 
 def test_tables_name_scripts():
     assert {*ARGUMENTS, *SLOW, *PEERS, *ALLOWED} <= set(SCRIPTS)
+    assert MODULES == {name for name, file in FILES.items() if "__main__" not in file.read_text()}
 
 
 def test_no_script_hides_a_module_of_python():
-    assert not {script.stem for script in SCRIPTS.values()} & sys.stdlib_module_names
+    assert not {script.stem for script in FILES.values()} & sys.stdlib_module_names
 
 
 RUNS = [*SCRIPTS, "quickstart.py --nnx"]
@@ -93,3 +101,32 @@ def test_script_runs(line, tmp_path):
     for peer in PEERS.get(name, ()):
         installed = importlib.util.find_spec(peer) is not None
         assert installed or f"{peer} is not installed" in printed, "what is skipped is said"
+
+
+def installed(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def test_zoo_lists_its_packages_and_says_which_are_missing(tmp_path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {line.split(">=")[0] for line in project["optional-dependencies"]["zoo"]}
+    extra.discard("flax_inits[plot]")
+    printed = run(SCRIPTS["benchmarks/zoo.py"], "--list", folder=tmp_path)
+    assert {line.split()[0] for line in printed.splitlines() if "  " in line} == extra
+    missing = set(re.findall(r"NOT MEASURED .*: (\S+) is not installed", printed))
+    assert missing == {package for package in extra if installed(package) is None}
+
+
+def test_zoo_says_what_is_slower_and_what_differs(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "benchmarks"))
+    zoo = importlib.import_module("zoo")
+    ours = {"total": 2.0, "params": 10, "digests": {"a": "1", "b": "2"}}
+    jit = ours | {"total": 1.0, "digests": {"a": "1", "b": "3"}}
+    runs = {"eager": ours | {"total": 4.0}, "jit": jit, "jit_init": ours}
+    assert list(zoo.findings({"net": runs})) == [
+        "net (10 params): slower than jit, 2.00 s against 1.00 s",
+        "net: 1 leaves differ from jax.jit: b",
+    ]
