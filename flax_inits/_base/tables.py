@@ -36,7 +36,8 @@ class Table:
         from rich.console import Console
 
         out = io.StringIO()
-        Console(file=out, width=self.width, color_system=None).print(self._drawn())
+        console = Console(file=out, width=self.width, color_system=None, force_jupyter=False)
+        console.print(self._drawn())
         lines = [line.rstrip() for line in out.getvalue().splitlines()]
         return "\n".join([*lines, *self.below.splitlines()])
 
