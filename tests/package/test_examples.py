@@ -1,6 +1,7 @@
-"""Every script in examples/ runs, from the command line, with warnings as errors."""
+"""Every script and notebook in examples/ runs, from the command line, with warnings as errors."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ FILES = {str(file.relative_to(EXAMPLES)): file for file in sorted(EXAMPLES.rglob
 # What scripts import from each other's folder.
 MODULES = {"benchmarks/cold.py", "benchmarks/zoo_models.py"}
 SCRIPTS = {name: file for name, file in FILES.items() if name not in MODULES}
+NOTEBOOKS = sorted(file.name for file in EXAMPLES.glob("*.ipynb"))
 
 # Arguments that make a script small enough for a test; most need none.
 ARGUMENTS = {
@@ -88,7 +90,7 @@ def test_no_script_hides_a_module_of_python():
     assert not {script.stem for script in FILES.values()} & sys.stdlib_module_names
 
 
-RUNS = [*SCRIPTS, "quickstart.py --nnx"]
+RUNS = [*(name for name in SCRIPTS if name != "notebooks.py"), "quickstart.py --nnx"]
 
 
 @pytest.mark.parametrize("line", [pytest.param(r, marks=marks(r.split()[0])) for r in RUNS])
@@ -130,3 +132,19 @@ def test_zoo_says_what_is_slower_and_what_differs(monkeypatch):
         "net (10 params): slower than jit, 2.00 s against 1.00 s",
         "net: 1 leaves differ from jax.jit: b",
     ]
+
+
+def said(notebook):
+    """The kinds of a notebook's outputs, by cell, and the words in them; no numbers, no layout."""
+    for cell in json.loads(notebook.read_text())["cells"]:
+        for output in cell.get("outputs", ()):
+            for kind, lines in output.get("data", {output.get("name"): output.get("text")}).items():
+                text = "" if kind.startswith("image/") else "".join(lines)
+                yield cell["id"], kind, re.findall(r"\b[^\W\d]+", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_runs_and_says_what_is_committed(name, tmp_path):
+    run(SCRIPTS["notebooks.py"], name, "--into", str(tmp_path), folder=tmp_path)
+    assert list(said(tmp_path / name)) == list(said(EXAMPLES / name))
