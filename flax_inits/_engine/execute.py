@@ -7,7 +7,7 @@ import jax
 
 from .._base.types import Array
 from .compile import compiling, programs
-from .recipe import Job
+from .recipe import Job, made_without_programs
 
 
 def execute(jobs: Sequence[Job], done: Callable[[Job], Any] = lambda job: None) -> dict[int, Array]:
@@ -18,10 +18,9 @@ def execute(jobs: Sequence[Job], done: Callable[[Job], Any] = lambda job: None) 
     with jax.transfer_guard("allow"), compiling(needed) as waits:
         # Leaves without programs first, while threads compile: filling memory that the process has
         # never touched takes about as long as drawing into it.
-        for job in jobs:
-            if job.recipe.shared_by is None:
-                results[job.positions[0]] = job.recipe.make(job)
-                done(job)
+        for job, leaf in made_without_programs(jobs):
+            results[job.positions[0]] = leaf
+            done(job)
         for program, wait in zip(needed, waits, strict=True):
             for job, leaves in program.run(wait(), program):
                 results.update(zip(job.positions, leaves, strict=True))

@@ -8,13 +8,15 @@ finds out. Arrays are immutable again from the moment that they are handed out.
 
 import ctypes
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from .._base.types import Array
+from .._base.types import Array, Shape
 
 
 def owned(values: np.ndarray, sharding: Sharding | None) -> Array:
@@ -27,6 +29,16 @@ def owned(values: np.ndarray, sharding: Sharding | None) -> Array:
     other = misaligned(values.size, values.dtype)
     other[:] = values.reshape(-1)
     return jax.device_put(other.reshape(values.shape), sharding, may_alias=False)
+
+
+def filled(shapes: Sequence[Shape], fill: np.ndarray, sharding: Sharding | None) -> list[Array]:
+    """Makes arrays on one CPU device, filled with one number, in one transfer."""
+    # All are copied from the same memory, which no device takes over.
+    source = misaligned(max(map(math.prod, shapes)), fill.dtype)
+    if fill.tobytes().strip(b"\0"):
+        source[:] = fill
+    views = [source[: math.prod(shape)].reshape(shape) for shape in shapes]
+    return jax.device_put(views, sharding, may_alias=False)
 
 
 def misaligned(size: int, dtype: Any) -> np.ndarray:

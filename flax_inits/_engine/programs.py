@@ -1,6 +1,7 @@
 """Recipes that need a program: rows of the pool, or a program for the leaf's own shape."""
 
 import functools
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from .evaluate import evaluate
 from .graph import Value, order
 from .jaxpr import struct
 from .key_words import impl_of
-from .memory import is_plain, memory_of, misaligned, owned
+from .memory import filled, is_plain, memory_of, owned
 from .placement import is_abstract, on_cpu
 from .recipe import Job, Recipe, constants_of, nbytes
 from .rounding import SAFE
@@ -166,38 +167,52 @@ def _lower_rows(form: RowForm, count: int) -> Any:
 
 def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
     """Cuts leaves out of blocks of `count` rows, straight into their own memory."""
-    spread = [rows.rows(_form(job), job.known) for job in program.jobs]
-    columns = [np.concatenate(column) for column in zip(*spread, strict=True)]
-    blocks = _blocks(compiled, columns, count)
-    block, taken = next(blocks), 0
-    largest = max(job.recipe.outputs[0].aval.size for job in program.jobs)
-    blank = misaligned(largest, block.dtype)
-    for job, part in zip(program.jobs, spread, strict=True):
-        (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
+    forms = list(map(_form, program.jobs))
+    keys = [job.known.key_words(form.key) for job, form in zip(program.jobs, forms, strict=True)]
+    blocks = _blocks(compiled, rows.rows(forms, keys), count)
+    block, taken = np.empty(0), count
+    in_place = is_plain(forms[0].output.aval.dtype)
+    for job, form, leaf in zip(program.jobs, forms, _blank(program.jobs), strict=True):
         # An array first, and then rows straight into its memory: put together on the host, a leaf
         # would be there twice.
-        leaf = owned(blank[: value.aval.size].reshape(value.aval.shape), sharding)
-        in_place = is_plain(block.dtype)
-        flat = memory_of(leaf) if in_place else np.empty(value.aval.size, block.dtype)
-        first = 0
-        while first < len(part.words):
+        (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
+        flat = memory_of(leaf) if in_place else np.empty(value.aval.size, value.aval.dtype)
+        first, needed = 0, rows.rows_of(form)
+        while first < needed:
             if taken == count:
                 block, taken = next(blocks), 0
-            take = min(len(part.words) - first, count - taken)
-            rows.copy_rows(_form(job), block[taken : taken + take], first, flat)
+            take = min(needed - first, count - taken)
+            rows.copy_rows(form, block[taken : taken + take], first, flat)
             first, taken = first + take, taken + take
         yield job, [leaf if in_place else owned(flat.reshape(value.aval.shape), sharding)]
 
 
+def _blank(jobs: Sequence[Job]) -> Iterator[Array]:
+    """Makes the jobs' leaves, to be written; small ones many at a time."""
+    for sharding, alike in itertools.groupby(jobs, lambda job: job.recipe.shardings[0]):
+        avals = [job.recipe.outputs[0].aval for job in alike]
+        while avals:
+            sizes = itertools.accumulate(aval.size for aval in avals)
+            some = max(1, sum(size <= _MANY_ROWS * rows.ROW for size in sizes))
+            blank = np.zeros((), avals[0].dtype)
+            yield from filled([aval.shape for aval in avals[:some]], blank, sharding)
+            avals = avals[some:]
+
+
 def _blocks(compiled: Any, columns: Sequence[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Computes all blocks in order, one ahead of the one in use."""
+    """Computes all blocks in order, one ahead of the one in use; the first is begun at once."""
     # Dispatch is asynchronous: XLA computes the next block while NumPy copies rows of this one. No
     # more than two are alive, so that the peak of memory stays with the leaves.
-    ahead: Any = None
-    for start in range(0, len(columns[0]), count):
-        block = compiled(*(_padded(column[start : start + count], count) for column in columns))
-        if ahead is not None:
-            yield np.asarray(ahead)
+    begun = (
+        compiled(*(_padded(column[start : start + count], count) for column in columns))
+        for start in range(0, len(columns[0]), count)
+    )
+    return _one_ahead(next(begun), begun)
+
+
+def _one_ahead(ahead: Any, begun: Iterator[Any]) -> Iterator[np.ndarray]:
+    for block in begun:
+        yield np.asarray(ahead)
         ahead = block
     yield np.asarray(ahead)
 

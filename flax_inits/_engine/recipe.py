@@ -5,7 +5,7 @@ whoever asked for them. `Filled` and `Given` need no program; `Pooled` and `Comp
 `programs`) do. A `Job` says which leaves a recipe makes, and from which keys and arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from .._base.types import Array, Token
 from .graph import Constant, Input, Value, order
 from .host import HostEvaluator
 from .key_words import impl_of
-from .memory import misaligned, owned
+from .memory import filled, owned
 
 
 class Recipe:
@@ -45,10 +45,6 @@ class Recipe:
     def shared_by(self) -> Token | None:
         """Equal for recipes that one compiled program makes; None if none is needed."""
         return None
-
-    def make(self, job: "Job") -> Array:
-        """Makes the leaf without a program."""
-        raise NotImplementedError(f"{type(self).__name__} needs a program")
 
 
 class Job(NamedTuple):
@@ -88,14 +84,6 @@ class Filled(Recipe):
         super().__init__(token, [output], [sharding])
         self.fill = fill
 
-    def make(self, job: Job) -> Array:
-        """Fills the leaf by NumPy."""
-        (value,), (sharding,) = self.outputs, self.shardings
-        # No device takes over misaligned memory, so that it is copied once, and not twice.
-        filled = misaligned(value.aval.size, self.fill.dtype)
-        filled[:] = self.fill
-        return owned(filled.reshape(value.aval.shape), sharding)
-
 
 class Given(Recipe):
     """A leaf that is an argument, or an array that the function closes over."""
@@ -125,6 +113,23 @@ class Given(Recipe):
         # another one; an argument stays where it is.
         closed_over = isinstance(value, Constant) and source.is_fully_addressable
         return owned(np.asarray(source), None) if closed_over else source.copy()
+
+
+def made_without_programs(jobs: Sequence[Job]) -> Iterator[tuple[Job, Array]]:
+    """Makes the leaves that are filled, those of one number together, and those that are given."""
+    alike: dict[Hashable, list[tuple[Job, Filled]]] = {}
+    for job in jobs:
+        if isinstance(job.recipe, Given):
+            yield job, job.recipe.make(job)
+        elif isinstance(job.recipe, Filled):
+            fill, (sharding,) = job.recipe.fill, job.recipe.shardings
+            number = (fill.dtype, fill.tobytes(), sharding)
+            alike.setdefault(number, []).append((job, job.recipe))
+    for group in alike.values():
+        recipe = group[0][1]
+        shapes = [other.outputs[0].aval.shape for _, other in group]
+        leaves = filled(shapes, recipe.fill, *recipe.shardings)
+        yield from zip([job for job, _ in group], leaves, strict=True)
 
 
 def constants_of(outputs: Sequence[Value], given: Sequence[Value] = ()) -> list[Constant]:

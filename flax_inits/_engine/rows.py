@@ -5,6 +5,7 @@ Each row has its key, the index that it starts at, and a factor; any row can bel
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,10 @@ import numpy as np
 from jax import lax
 
 from .._base import bits
+from .erf_inv import first_branch, takes_first_branch
 from .evaluate import bind
 from .graph import RESHAPES, Constant, Output, Value, order
-from .host import HostComputable, HostEvaluator
+from .host import HostComputable
 from .row_pattern import RowForm
 
 ROW = 1 << 10
@@ -95,6 +97,8 @@ def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
             (scalars[value],) = bind(node, list(map(filled, node.inputs)))
         elif node.name in RESHAPES:
             full[value] = full[node.inputs[0]]
+        elif takes_first_branch(node):
+            full[value] = first_branch(read(node.inputs[0]))
         else:
             (full[value],) = bind(node, list(map(read, node.inputs)))
     return full[form.output]
@@ -105,16 +109,20 @@ def rows_of(form: RowForm) -> int:
     return form.segments * math.ceil(form.size / ROW)
 
 
-def rows(form: RowForm, evaluator: HostEvaluator) -> Rows:
-    """Fills in the program's arguments for one leaf."""
-    count = math.ceil(form.size / ROW)
-    keys = evaluator.key_words(form.key).reshape(form.segments, 2)
-    words = np.repeat(keys, count, axis=0).astype(np.uint32)
-    index = np.tile(np.arange(count, dtype=np.uint64) * ROW, form.segments)
+def rows(forms: Sequence[RowForm], keys: Sequence[np.ndarray]) -> Rows:
+    """Fills in the program's arguments for leaves, given the words of each leaf's keys."""
+    segments = [form.segments for form in forms]
+    counts = np.repeat([math.ceil(form.size / ROW) for form in forms], segments)
+    words = np.concatenate([key.reshape(-1, 2) for key in keys]).astype(np.uint32)
+    # Each segment counts from 0.
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    index = (np.arange(len(first)) - first).astype(np.uint64) * np.uint64(ROW)
     starts = np.stack([index >> np.uint64(32), index & np.uint64(0xFFFFFFFF)], axis=1)
-    factor = np.array([] if form.factor is None else [form.factor], form.output.aval.dtype)
-    factors = np.broadcast_to(factor, (len(words), len(factor)))
-    return Rows(words, starts.astype(np.uint32), factors)
+    factors = [[] if form.factor is None else [form.factor] for form in forms]
+    factors = np.repeat(np.array(factors, forms[0].output.aval.dtype), segments, axis=0)
+    return Rows(
+        np.repeat(words, counts, axis=0), starts.astype(np.uint32), np.repeat(factors, counts, 0)
+    )
 
 
 def copy_rows(form: RowForm, block: np.ndarray, first: int, flat: np.ndarray) -> None:
