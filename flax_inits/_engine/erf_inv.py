@@ -47,7 +47,8 @@ def takes_first_branch(node: Node) -> bool:
     """Whether a node is the `erf_inv` of a truncated normal between -2 and 2."""
     if node.name != "erf_inv" or version("jaxlib") not in PROVED:
         return False
-    return _token(node.inputs[0]) == _uniform()
+    token = _token(node.inputs[0])
+    return token is not None and token == _uniform()
 
 
 def _token(value: Value) -> Token | None:
