@@ -182,6 +182,7 @@ def truncated_normal(key: Key, shape: Shape, dtype: DType, lower: float, upper: 
     return jax.random.truncated_normal(fused_key(key), lower, upper, shape, dtype)
 
 
+@functools.cache
 def is_key_dtype(dtype: Any) -> bool:
     """Whether `dtype` is that of typed PRNG keys."""
     return jnp.issubdtype(dtype, jax.dtypes.prng_key)

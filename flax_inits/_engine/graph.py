@@ -71,26 +71,26 @@ def order(
     outputs: Iterable[Value], boundary: Callable[[Value], bool] = lambda value: False
 ) -> list[Node]:
     """Lists the nodes that `outputs` need, inputs first; what is in `boundary` is not entered."""
-
-    def below(values: Iterable[Value]) -> list[Node]:
-        return [v.node for v in values if isinstance(v, Output) and not boundary(v)]
-
     # A stack of our own: a deep model is a chain of more nodes than Python may recurse.
-    done: set[Node] = set()
-    ordered: list[Node] = []
-    stack = [(node, False) for node in below(outputs)]
+    stack = [v.node for v in outputs if isinstance(v, Output) and not boundary(v)]
+    entered: set[Node] = set()
+    ordered: dict[Node, None] = {}
     while stack:
-        node, ready = stack.pop()
-        if ready:
-            ordered.append(node)
-        elif node not in done:
-            done.add(node)
-            # It comes back after its inputs, which lie above it from here on.
-            stack.append((node, True))
-            stack.extend((inner, False) for inner in below(node.inputs) if inner not in done)
-    return ordered
+        node = stack.pop()
+        if node in entered:
+            # It comes back after its inputs, which lay above it.
+            ordered[node] = None
+            continue
+        entered.add(node)
+        stack.append(node)
+        for v in node.inputs:
+            if isinstance(v, Output) and v.node not in entered and not boundary(v):
+                stack.append(v.node)
+    return list(ordered)
 
 
-def unknown(value: Value, known: Container[Node]) -> list[Node]:
+def unknown(value: Output, known: Container[Node]) -> list[Node]:
     """Lists the nodes that `value` needs and that are not in `known`, inputs first."""
+    if value.node in known:
+        return []
     return order([value], lambda v: isinstance(v, Output) and v.node in known)
