@@ -56,8 +56,8 @@ def pytest_collection_modifyitems(items):
             name = re.split(r"\[|_\(", item.nodeid)[0]  # pytest writes [case], absl _(case)
             index, (daily,) = seen[name], marker.args
             if index % daily:
-                a_third = "slow" if index % 3 == 1 else "thorough"
-                item.add_marker(marker.kwargs.get("rest", a_third))
+                a_sixth = "slow" if index % 6 == 1 else "thorough"
+                item.add_marker(marker.kwargs.get("rest", a_sixth))
             seen[name] += 1
 
 
