@@ -16,9 +16,9 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from models import MODELS
 
 import flax_inits as fi
-from examples.benchmarks.models import MODELS
 
 pytestmark = pytest.mark.tpu
 pytest.importorskip("libtpu", reason='needs the TPU compiler: pip install "jax[tpu]"')
