@@ -1,4 +1,4 @@
-"""The page that docs/build.py makes: every public name, nothing else, and a search that finds."""
+"""The page of reference: every public name, nothing else, and a search that finds."""
 
 import html.parser
 import json
@@ -52,7 +52,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     file = tmp_path_factory.mktemp("reference") / "reference.html"
-    command = [sys.executable, "-W", "error", str(ROOT / "docs/build.py"), str(file)]
+    command = [sys.executable, "-W", "error", str(ROOT / ".ci/reference/build.py"), str(file)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]

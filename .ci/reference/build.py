@@ -1,7 +1,7 @@
 """Builds the reference of every public name: one HTML file, which needs no network.
 
-    python docs/build.py                  # writes build/reference.html
-    python docs/build.py elsewhere.html
+    python .ci/reference/build.py                 # writes build/reference.html
+    python .ci/reference/build.py elsewhere.html
 
 Groups and their order are those of `flax_inits/__init__.py`. It needs pdoc, which is in
 `flax_inits[dev]`.
@@ -98,7 +98,7 @@ def page():
 def main():
     """Writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = FOLDER.parent / "build" / "reference.html"
+    default = FOLDER.parents[1] / "build" / "reference.html"
     parser.add_argument("file", nargs="?", type=Path, default=default, help="where to write it")
     file = parser.parse_args().file
     file.parent.mkdir(parents=True, exist_ok=True)
