@@ -7,7 +7,7 @@
     python examples/benchmarks/zoo.py --markdown --plot zoo.png
 
 Each figure is of a process of its own, from the call to the last leaf, imports excluded and
-compilation included; medians over `--repeats`. "programs" and "MB" are what `jax.jit` / `jit_init`
+compilation included; medians over `--repeats`. "programs" and "MiB" are what `jax.jit` / `jit_init`
 compiled, and the peak of memory beyond the params.
 """
 
@@ -17,11 +17,13 @@ import platform
 from importlib import metadata
 
 import cold
-from zoo_models import LEFT_OUT, MODELS
+import zoo_haiku_nnx  # noqa: F401
+import zoo_linen  # noqa: F401
+from zoo_registry import LEFT_OUT, MODELS
 
 METHODS = ("eager", "jit", "jit_init")
 COLUMNS = ("package", "model", "system", "params", "leaves", "eager", "jax.jit", "jit_init",
-           "against jit", "against eager", "bits", "programs", "MB")  # fmt: skip
+           "against jit", "against eager", "bits", "programs", "MiB")  # fmt: skip
 WIDTHS = (18, 25, 7, 10, 7, 9, 9, 9, 12, 14, 10, 12, 0)
 
 

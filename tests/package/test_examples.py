@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 FILES = {str(file.relative_to(EXAMPLES)): file for file in sorted(EXAMPLES.rglob("*.py"))}
 # What scripts import from each other's folder.
-MODULES = {"benchmarks/cold.py", "benchmarks/zoo_models.py"}
+MODULES = {
+    f"benchmarks/{name}.py" for name in ("cold", "zoo_haiku_nnx", "zoo_linen", "zoo_registry")
+}
 SCRIPTS = {name: file for name, file in FILES.items() if name not in MODULES}
 NOTEBOOKS = sorted(file.name for file in EXAMPLES.glob("*.ipynb"))
 
