@@ -72,7 +72,7 @@ def cells(name, runs):
     mebibytes = [f"{runs[method]['extra'] / 2**20:.0f}" for method in ("jit", "jit_init")]
     return (
         MODELS[name].package,
-        name,
+        name + " †" * MODELS[name].first_batch,
         MODELS[name].system,
         f"{ours['params'] / 1e6:.3g} M" if ours["params"] >= 1e5 else f"{ours['params']:,}",
         str(ours["leaves"]),
@@ -176,6 +176,8 @@ def main():
                 print("|" + "---|" * len(COLUMNS))
         measured[name] = runs
         print(line(cells(name, runs), options.markdown), flush=True)
+    if any(MODELS[name].first_batch for name in measured):
+        print("\n† init needs the forward pass: statistics of a first batch are among its values.")
     print()
     for finding in findings(measured):
         print(finding)

@@ -3,8 +3,8 @@
 from zoo_registry import model, new_key, of_nnx
 
 
-@model("dm-haiku", "Haiku", "ResNet-50, Haiku", of="ResNet50")
-@model("dm-haiku", "Haiku", "MobileNet", of="MobileNetV1")
+@model("dm-haiku", "Haiku", "ResNet-50, Haiku", first_batch=True, of="ResNet50")
+@model("dm-haiku", "Haiku", "MobileNet", first_batch=True, of="MobileNetV1")
 def haiku_image_net(of):
     import haiku as hk
     import jax.numpy as jnp
@@ -76,14 +76,14 @@ def _jumanji(environment, make, **sizes):
 def heal_swin():
     from heal_swin_nnx import HealSwin, HealSwinParams
 
-    return of_nnx(HealSwin, HealSwinParams(nside=64, in_channels=3, out_channels=10))
+    return of_nnx(HealSwin, HealSwinParams(nside=32, in_channels=3, out_channels=10))
 
 
 @model("heal-swin-nnx", "NNX", "HEAL-ConvNet")
 def heal_conv():
     from heal_swin_nnx import HealConv, HealConvParams
 
-    return of_nnx(HealConv, HealConvParams(nside=64, in_channels=3, out_channels=10))
+    return of_nnx(HealConv, HealConvParams(nside=32, in_channels=3, out_channels=10))
 
 
 @model("mamba2-jax", "NNX", "Mamba-2 130M")

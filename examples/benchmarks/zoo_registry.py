@@ -7,11 +7,16 @@ from functools import partial
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model of a package; `make()` returns its init function and the arguments of that."""
+    """A model of a package; `make()` returns its init function and the arguments of that.
+
+    Some of the values of one that takes `first_batch` are statistics of its input, so that init
+    needs the forward pass, however it is done.
+    """
 
     package: str
     system: str
     make: Callable
+    first_batch: bool = False
 
 
 MODELS: dict[str, Model] = {}
@@ -34,12 +39,12 @@ LEFT_OUT = {
 }
 
 
-def model(package, system, name, **sizes):
+def model(package, system, name, first_batch=False, **sizes):
     """Enters a function that builds a model, as it is or with sizes."""
 
     def enter(build):
         assert name not in MODELS, name
-        MODELS[name] = Model(package, system, partial(build, **sizes))
+        MODELS[name] = Model(package, system, partial(build, **sizes), first_batch)
         return build
 
     return enter
