@@ -66,13 +66,18 @@ def different(runs):
     return sorted(path for path in ours.keys() | jit.keys() if ours.get(path) != jit.get(path))
 
 
+def marked(name):
+    """The name, with a dagger if init needs the forward pass."""
+    return name + " †" * MODELS[name].first_batch
+
+
 def cells(name, runs):
     """One row of the table, as text."""
     eager, jit, ours = (runs[method] for method in METHODS)
     mebibytes = [f"{runs[method]['extra'] / 2**20:.0f}" for method in ("jit", "jit_init")]
     return (
         MODELS[name].package,
-        name + " †" * MODELS[name].first_batch,
+        marked(name),
         MODELS[name].system,
         f"{ours['params'] / 1e6:.3g} M" if ours["params"] >= 1e5 else f"{ours['params']:,}",
         str(ours["leaves"]),
@@ -117,9 +122,10 @@ def plot(measured, file):
         label = {"jit": "against jax.jit", "eager": "against eager"}[method]
         axes.scatter([ratio(measured[n], method) for n in order], order, marker=marker, label=label)
     axes.axvline(1, color="grey", linewidth=1)
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}x")
     axes.set_xlabel("times faster with jit_init")
-    axes.set_yticks(order, [f"{name}  ({MODELS[name].system})" for name in order])
+    axes.set_yticks(order, [f"{marked(name)}  ({MODELS[name].system})" for name in order])
     axes.grid(axis="x", which="both", alpha=0.3)
     axes.margins(y=0.01)
     axes.legend(loc="lower right")

@@ -161,26 +161,6 @@ def input_convex():
     return of_linen(ICNN(dim_data=16, dim_hidden=[64, 64, 64, 64]), jnp.ones((1, 16)))
 
 
-@model("recurrentgemma", "Linen", "Griffin, 6 blocks")
-def griffin():
-    import jax.numpy as jnp
-    from recurrentgemma import common, jax
-
-    recurrent, attention = common.TemporalBlockType.RECURRENT, common.TemporalBlockType.ATTENTION
-    config = common.GriffinConfig(
-        vocab_size=32000,
-        width=512,
-        mlp_expanded_width=1536,
-        num_heads=8,
-        block_types=(recurrent, recurrent, attention) * 2,
-        embeddings_scale_by_sqrt_dim=True,
-        attention_window_size=64,
-        logits_soft_cap=30.0,
-    )
-    tokens = jnp.zeros((1, 8), jnp.int32)
-    return of_linen(jax.Griffin(config), tokens, jnp.arange(8)[None])
-
-
 @model("long-range-models", "Linen", "S5, 4 layers", of="S5Layer", options={"conj_sym": True})
 @model("long-range-models", "Linen", "LRU, 4 layers", of="LRULayer", options={})
 def state_space(of, options):

@@ -34,6 +34,7 @@ LEFT_OUT = {
     "jraph": "has functions, no modules of its own",
     "kauldron": "needs tensorflow",
     "memorax": "needs experiment trackers and nightly builds",
+    "recurrentgemma": "needs absl-py below 2, which chex and mamba2-jax refuse",
     "transformers: T5": "calls jnp.clip with an argument that jax has removed",
     "x-mlps": "needs dm-haiku below 0.0.7",
 }
