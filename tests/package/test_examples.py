@@ -119,7 +119,7 @@ def test_zoo_lists_its_packages_and_says_which_are_missing(tmp_path):
     extra = {line.split(">=")[0] for line in project["optional-dependencies"]["zoo"]}
     printed = run(SCRIPTS["benchmarks/zoo.py"], "--list", folder=tmp_path)
     listed = {line.split()[0] for line in printed.splitlines() if "  " in line}
-    assert extra - listed == {"flax_inits[plot]", "distrax"}, "both are for other packages"
+    assert extra - listed == {"flax_inits[plot]", "diffrax", "distrax"}, "what these need"
     assert listed <= extra
     missing = set(re.findall(r"NOT MEASURED .*: (\S+) is not installed", printed))
     assert missing == {package for package in listed if installed(package) is None}
