@@ -12,7 +12,7 @@ from .host import HostComputable
 from .placement import on_host, replicated
 from .programs import Compiled, Pooled
 from .recipe import Filled, Given, Job
-from .rounding import rounding_safe
+from .rounding import draws_in_16_bits, rounding_safe
 from .row_pattern import match
 from .sharing import Numbering, groups
 from .signature import Signer
@@ -131,6 +131,9 @@ def _is_scan(value: Value) -> bool:
 
 def _batched(value: Value) -> Value:
     """Turns a scan without a carry into one batched computation, where there is such a form."""
-    if isinstance(value, Output) and _is_scan(value):
-        return vectorized(value) or value
-    return value
+    if not isinstance(value, Output) or not _is_scan(value):
+        return value
+    batched = vectorized(value)
+    # In a loop XLA may round 16-bit floats after each operation, and in one loop over all elements
+    # only at the end.
+    return value if batched is None or draws_in_16_bits(batched) else batched

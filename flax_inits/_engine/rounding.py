@@ -79,6 +79,14 @@ def _is_proved(node: Node, computable: HostComputable) -> bool:
     return given is not None and abs(given) == np.float32(2) / np.float32(np.sqrt(2))
 
 
+def draws_in_16_bits(value: Value) -> bool:
+    """Whether a draw and floats of 16 bits are on the way to `value`."""
+    nodes = order([value])
+    avals = [aval for node in nodes for aval in node.avals if aval.size > 1]
+    tiny = (jnp.issubdtype(a.dtype, jnp.inexact) and a.dtype.itemsize == 2 for a in avals)
+    return any(node.name == "random_bits" for node in nodes) and any(tiny)
+
+
 def is_scalar(node: Node) -> bool:
     """Whether a node computes numbers from numbers: no sum or maximum of an array."""
     return node.size == 1 and all(value.aval.size == 1 for value in node.inputs)

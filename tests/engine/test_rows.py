@@ -67,6 +67,9 @@ POOLED = {
 """One draw per element and elementwise operations."""
 
 OTHERS = {
+    "scanned_bfloat16": lambda k: lax.map(
+        lambda q: jr.uniform(q, (17,), jnp.bfloat16, -1.0, 0.5), jr.split(k, 200)
+    ),
     "two_draws": lambda k: jr.normal(k, SHAPE) + jr.normal(jr.fold_in(k, 1), SHAPE) * 0.1,
     "sparse": lambda k: jnp.where(
         jr.uniform(k, SHAPE) < 0.3, 0.0, jr.normal(jr.fold_in(k, 1), SHAPE)
