@@ -67,6 +67,9 @@ POOLED = {
 """One draw per element and elementwise operations."""
 
 OTHERS = {
+    "scanned_lecun_bfloat16": lambda k: lax.map(
+        lambda q: lecun(q, (64, 65), jnp.bfloat16), jr.split(k, 4)
+    ),
     "scanned_bfloat16": lambda k: lax.map(
         lambda q: jr.uniform(q, (17,), jnp.bfloat16, -1.0, 0.5), jr.split(k, 200)
     ),
