@@ -1,5 +1,6 @@
 """Which of a function's arguments are arrays, abstract ones included."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,4 +21,4 @@ def of_arrays(
         )
         return fun(*args, **kwargs)
 
-    return of_leaves, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+    return of_leaves, list(itertools.compress(leaves, is_array))

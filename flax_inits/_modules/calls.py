@@ -2,38 +2,16 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
-from .._base.types import Array, Path
 from .._tree.modules import is_module
 from .linen import calls as linen
 from .nnx import calls as nnx
 from .run import Run
 
-
-class Layer(Protocol):
-    """A module while it is called."""
-
-    path: Path
-    """Where it is in the outermost module; () is that one."""
-
-    kind: type
-
-    def alone(
-        self, names: Sequence[str], args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Array]]:
-        """The module's weights of these names, and its call as a pure function of them."""
-        ...
-
-    def left(self, name: str) -> bool:
-        """Whether something of that name was left in it."""
-        ...
-
-    def leave(self, weights: Mapping[str, Any], name: str, value: Array) -> None:
-        """Gives it weights, and a further array, which comes out of the network beside them."""
-        ...
-
+Layer: TypeAlias = linen.LinenLayer | nnx.NNXLayer
+"""A module while it is called; both have the same methods."""
 
 Handler: TypeAlias = Callable[[Layer, Callable[..., Any], tuple, dict[str, Any]], Any]
 """Given a module that is called, the call, and its arguments: what the call returns."""

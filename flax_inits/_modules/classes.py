@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from .._base.errors import listed
+from .._base.types import Path
 
-Classes: TypeAlias = "type | tuple[type, ...]"
+Classes: TypeAlias = type | tuple[type, ...]
 
 
 def checked(cls: Any, base: type, name: str) -> tuple[type, ...]:
@@ -23,6 +24,11 @@ def checked(cls: Any, base: type, name: str) -> tuple[type, ...]:
     if not classes:
         raise ValueError("of_type got an empty tuple of classes, which would select nothing.")
     return classes
+
+
+def is_below(path: Path, starts: frozenset[Path]) -> bool:
+    """Whether one of `starts` is the beginning of a path, or all of it."""
+    return any(path[:length] in starts for length in range(len(path) + 1))
 
 
 def missing(model: Any, classes: Iterable[type], known: Iterable[type]) -> ValueError:

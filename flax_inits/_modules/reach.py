@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from .._base import bits
-from .._base.bits import is_key_dtype
 from .._base.errors import listed, noted, outside
 from .._base.types import Key, Path, PyTree, Rules
 from .._tree.boxes import key_paths
@@ -139,11 +138,9 @@ class WithRules:
 @contextlib.contextmanager
 def _watched(run: Run) -> Iterator[None]:
     """Lets the modules of every system tell `run` what they make, in this thread."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run.distinct())
-        stack.enter_context(linen.watching(run))
-        if "flax.nnx" in sys.modules:  # which is slow to import, and of use to its users alone
-            stack.enter_context(nnx.watching(run))
+    # Its users alone need flax.nnx, which is slow to import.
+    nnx_too = nnx.watching(run) if "flax.nnx" in sys.modules else contextlib.nullcontext()
+    with run.distinct(), linen.watching(run), nnx_too:
         yield
 
 
@@ -179,7 +176,7 @@ _STREAMS = ("params", "default")
 
 
 def _is_key(value: Any) -> bool:
-    if not hasattr(value, "dtype") or is_key_dtype(value.dtype):
+    if not hasattr(value, "dtype") or bits.is_key_dtype(value.dtype):
         return hasattr(value, "dtype")
     try:
         bits.check_key(value)

@@ -1,10 +1,10 @@
 """One run of a function whose modules make params by initializers of their own."""
 
-import contextlib
 import contextvars
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -58,11 +58,9 @@ class Run:
         """No other run has it."""
         self._sources: list[Source] = []
 
-    @contextlib.contextmanager
-    def distinct(self) -> Iterator[None]:
+    def distinct(self) -> AbstractContextManager[None]:
         """While it lasts, JAX finds no trace that was kept before."""
-        with _context(self.token):
-            yield
+        return _context(self.token)
 
     def marked(self, source: Source, value: PyTree) -> PyTree:
         """`value`; in a survey it can be found in what the function returns."""

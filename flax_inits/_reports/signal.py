@@ -14,8 +14,7 @@ from .._base.errors import noted
 from .._base.types import Array
 from .._modules.arguments import of_arrays
 from .._modules.calls import watching
-from .._modules.linen.advice import in_short
-from .._modules.network import Network, network_of
+from .._modules.network import Network, in_short, network_of
 from .._tree.leaves import check_alive
 from .._tree.modules import opened
 from .._tree.paths import flatten

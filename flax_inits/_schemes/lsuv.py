@@ -11,8 +11,7 @@ from .._base import checks
 from .._base.errors import listed, noted
 from .._base.types import Key, Path, PyTree, Where
 from .._modules.calls import Layer, watching
-from .._modules.linen.advice import in_short
-from .._modules.network import Network, network_of
+from .._modules.network import Network, in_short, network_of
 from .._surgery.reinit import reinit
 from .._tree.forms import describe
 from .._tree.modules import drawn_key, opened

@@ -937,6 +937,24 @@ def test_a_key_is_needed_at_stored_shapes_only():
     assert_same(got, jitted(lambda: nn.Dense(4, **BUILT).init(KEY, X))())
 
 
+class OddNames(nn.Module):
+    """Arguments that bear names of the watch's own code."""
+
+    @nn.compact
+    def __call__(self, x):
+        def constant(key, call, module, original):
+            return jnp.full((8,), call + module + original, x.dtype)
+
+        gain = self.param("gain", constant, call=1, module=2, original=3)
+        shift = self.param(name="shift", init_fn=FILL, shape=(8,))
+        return nn.Dense(4)(x * gain[None] + shift[None])
+
+
+def test_names_of_arguments_are_the_users():
+    got = applied(OddNames().init, {"params/Dense_0/kernel": FAN}, KEY, X)["params"]
+    assert (got["gain"] == 6).all() and (got["shift"] == 0.5).all()
+
+
 class Asking(nn.Module):
     bias_init: Callable[..., Any] = nn.initializers.zeros
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
+from flax import nnx
 from jax.nn import initializers as init
 
 import flax_inits
@@ -488,6 +489,28 @@ def test_what_is_no_network():
         flax_inits.signal(lambda w, x, record: record("h", x).argmax(), 1.0, X)
 
 
+class OddNames(nn.Module):
+    @nn.compact
+    def __call__(self, x, tree):
+        return nn.Dense(3)(x * tree)
+
+
+class OddNNXNames(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(64, 3, rngs=rngs)
+
+    def __call__(self, x, layer, tree, bound, handler):
+        return self.linear(x * layer * tree * bound * handler)
+
+
+def test_names_of_arguments_are_the_users():
+    variables = OddNames().init(KEY, X, tree=2.0)
+    report = flax_inits.signal(OddNames(), variables, X, tree=2.0)
+    assert "Dense_0" in layers(report)
+    given = {"layer": 1.0, "tree": 2.0, "bound": 3.0, "handler": 4.0}
+    assert "linear" in layers(flax_inits.signal(OddNNXNames(nnx.Rngs(0)), X, **given))
+
+
 class Inputs(nn.Module):
     """A model without params that takes a list."""
 
@@ -498,6 +521,8 @@ class Inputs(nn.Module):
 def test_what_are_no_variables():
     model = nn.Dense(3)
     variables = model.init(KEY, X)
+    with pytest.raises(TypeError, match=r"Dense\.apply needs variables, and inputs after them"):
+        flax_inits.signal(model)
     with pytest.raises(ValueError, match=r"signal needs variables .*got \['kernel', 'bias'\] at"):
         flax_inits.signal(model, variables["params"], X)
     deeper = nn.Sequential([model])

@@ -1,7 +1,7 @@
 """Calls of Linen modules."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import flax.core
@@ -12,8 +12,7 @@ from ..run import within
 from .tracing import scope_of
 
 
-@contextlib.contextmanager
-def watching(handler: Callable[..., Any]) -> Iterator[None]:
+def watching(handler: Callable[..., Any]) -> AbstractContextManager[None]:
     """Lets `handler` run every `__call__` of a Linen module in this block, in this thread."""
 
     def intercept(method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
@@ -22,8 +21,7 @@ def watching(handler: Callable[..., Any]) -> Iterator[None]:
             return method(*args, **kwargs)
         return handler(LinenLayer(context.module, scope), method, args, kwargs)
 
-    with nn.intercept_methods(intercept):
-        yield
+    return nn.intercept_methods(intercept)
 
 
 class LinenLayer:

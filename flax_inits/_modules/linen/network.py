@@ -10,7 +10,6 @@ import flax.errors
 import flax.linen as nn
 
 from ..._base.types import Key, Path, PyTree
-from .advice import no_params
 from .tracing import all_collections_but
 
 _NOT_VARIABLES = (
@@ -29,17 +28,20 @@ class LinenNetwork:
     """A Linen module, whose tree is its variables."""
 
     above: Path = ("params",)
+    """Where the params begin in the tree."""
 
     def __init__(self, model: nn.Module):
         self._model = model
         self.name = f"{type(model).__name__}.apply"
 
     def taken(self, args: tuple) -> tuple[PyTree, tuple]:
-        """The variables come first."""
+        """The tree and the inputs: the variables come first."""
+        if not args:
+            raise TypeError(f"{self.name} needs variables, and inputs after them; got neither.")
         return args[0], args[1:]
 
-    def outputs(self, tree: PyTree, *args: Any, **kwargs: Any) -> Any:
-        """What `apply` returns."""
+    def outputs(self, tree: PyTree, /, *args: Any, **kwargs: Any) -> Any:
+        """What `apply` returns; how the tree changes is dropped."""
         mutable = all_collections_but("params")
         return self._model.apply(tree, *args, **{**kwargs, "mutable": mutable})[0]
 
@@ -53,24 +55,27 @@ class LinenNetwork:
     def maker(
         self, inputs: tuple, kwargs: dict[str, Any], rngs: Mapping[str, Key] | None
     ) -> Callable[[Key], PyTree]:
-        """Its `init`."""
+        """What makes new variables from a key: its `init`."""
         others = _others(rngs)
         return lambda key: self._model.init({**others, "params": key}, *inputs, **kwargs)
 
     def check(self, caller: str, tree: PyTree) -> None:
         """Raises for what is no variables."""
         if not isinstance(tree, Mapping) or "params" not in tree:
-            raise no_params(caller, tree)
+            has = [*tree] if isinstance(tree, Mapping) else type(tree).__name__
+            raise ValueError(
+                f"{caller} needs variables as model.init returns them, {{'params': ..., ...}}; "
+                f"got {has} at the top."
+            )
 
     @contextlib.contextmanager
     def explained(self, caller: str, tree: PyTree) -> Iterator[None]:
         """Lets errors say so where the tree is no variables; a model may have no params."""
         try:
             yield
-        except _NOT_VARIABLES as error:
-            if isinstance(tree, Mapping) and "params" in tree:
-                raise
-            raise no_params(caller, tree) from error
+        except _NOT_VARIABLES:
+            self.check(caller, tree)
+            raise
 
 
 def _others(rngs: Mapping[str, Key] | None) -> dict[str, Key]:

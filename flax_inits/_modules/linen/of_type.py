@@ -15,7 +15,7 @@ from ..._base.types import Path
 from ..._tree.forms import PathTest
 from ..._tree.paths import paths
 from ..arguments import of_arrays
-from ..classes import Classes, checked, missing, shown
+from ..classes import Classes, checked, is_below, missing, shown
 from .tracing import all_collections_but, scope_of
 
 
@@ -55,18 +55,12 @@ class OfType(PathTest):
         """
         whole = sum(path in self.variables for path in paths)
         alone = sum(path in self._params for path in paths)
+        below = functools.partial(is_below, starts=self.modules)
         return [
-            (alone >= whole and self._below(path))
-            or (whole >= alone and path[:1] in self._collections and self._below(path[1:]))
+            (alone >= whole and below(path))
+            or (whole >= alone and path[:1] in self._collections and below(path[1:]))
             for path in paths
         ]
-
-    def _below(self, path: Path) -> bool:
-        return any(path[:length] in self.modules for length in self._lengths)
-
-    @functools.cached_property
-    def _lengths(self) -> list[int]:
-        return sorted({len(module) for module in self.modules})
 
     @functools.cached_property
     def _collections(self) -> set[Path]:

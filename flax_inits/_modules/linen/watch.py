@@ -8,10 +8,10 @@ its own key, and with the shape before it is reshaped, stacked or scanned.
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import flax.core
@@ -25,11 +25,9 @@ _serial = itertools.count()
 _ABSENT = object()
 
 
-@contextlib.contextmanager
-def watching(run: Run) -> Iterator[None]:
+def watching(run: Run) -> AbstractContextManager[None]:
     """Lets Linen modules tell `run` of the params that they make in this block, in this thread."""
-    with nn.intercept_methods(_Watch(run).intercept):
-        yield
+    return nn.intercept_methods(_Watch(run).intercept)
 
 
 class _Param(NamedTuple):
@@ -74,29 +72,28 @@ class _Watch:
 
     def intercept(self, method: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
         """Runs a method of a module, watched."""
-        module = context.module
-        if id(module) in self._live or not _makes_params(module):
+        module, scope = context.module, scope_of(context.module)
+        if scope is None or id(module) in self._live or not scope.is_mutable_collection("params"):
             return method(*args, **kwargs)
-        with self._watched(module):
+        with self._watched(module, scope):
             return method(*args, **kwargs)
 
     @contextlib.contextmanager
-    def _watched(self, module: nn.Module) -> Iterator[None]:
-        mark = self._mark(module)
-        param = functools.partial(self._param, mark.call, module, module.param)
+    def _watched(self, module: nn.Module, scope: flax.core.Scope) -> Iterator[None]:
+        call = self._mark(module, scope).call
+        param = self._param(call, module, scope)
         self._live.add(id(module))
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(_attribute(module, "param", param))
-                for attribute, initializer in self._initializers(mark.call, module):
+                for attribute, initializer in self._initializers(call, module, scope.path):
                     stack.enter_context(_attribute(module, attribute, initializer))
                 yield
         finally:
             self._live.remove(id(module))
 
-    def _mark(self, module: nn.Module) -> _Mark:
+    def _mark(self, module: nn.Module, scope: flax.core.Scope) -> _Mark:
         """The mark of the call that a bound module belongs to; a new one for a new root."""
-        scope = _scope(module)
         flag = self.run.token
         mark: Any = scope.flags.get(flag) or scope.root.flags.get(flag)
         if mark is None:
@@ -108,9 +105,8 @@ class _Watch:
                 unmarked.flags = flax.core.freeze({**unmarked.flags, flag: mark})
         return mark
 
-    def _initializers(self, call: int, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    def _initializers(self, call: int, module: nn.Module, path: Path) -> Iterator[tuple[str, Any]]:
         """Each attribute of a module that is an initializer of a target, and what replaces it."""
-        path = _scope(module).path
         for name in self._names.get((call, path), ()):
             attribute = _attribute_for(module, name)
             if attribute is None or not _is_settable(module, attribute):
@@ -121,28 +117,22 @@ class _Watch:
             if callable(current):
                 yield attribute, _Replacement(self, param, current)
 
-    def _param(
-        self,
-        call: int,
-        module: nn.Module,
-        original: Callable[..., Any],
-        name: str,
-        init_fn: Callable[..., Any],
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _param(self, call: int, module: nn.Module, scope: flax.core.Scope) -> Callable[..., Any]:
         """`module.param`, noting what is made."""
-        scope = _scope(module)
-        if scope.has_variable("params", name):
-            return original(name, init_fn, *args, **kwargs)
-        param = _Param(call, (*scope.path, name))
-        if param in self.run.targets:
-            init_fn = self._replaced(module, param, init_fn)
-        outer, self.active = self.active, param
-        try:
-            return original(name, self._marking(param, init_fn), *args, **kwargs)
-        finally:
-            self.active = outer
+        original = module.param
+
+        def param(name: str, init_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if scope.has_variable("params", name):
+                return original(name, init_fn, *args, **kwargs)
+            made = _Param(call, (*scope.path, name))
+            init = self._replaced(module, made, init_fn) if made in self.run.targets else init_fn
+            outer, self.active = self.active, made
+            try:
+                return original(name, self._marking(made, init), *args, **kwargs)
+            finally:
+                self.active = outer
+
+        return param
 
     def _marking(self, param: _Param, init_fn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: self.run.marked(param, init_fn(*args, **kwargs))
@@ -180,16 +170,6 @@ class _Replacement:
             return self.original(*args, **kwargs)
         made = self.watch.run.made_by_rule(self.param, self.original, args, kwargs)
         return self.original(*args, **kwargs) if made is None else made
-
-
-def _scope(module: nn.Module) -> flax.core.Scope:
-    assert module.scope is not None
-    return module.scope
-
-
-def _makes_params(module: nn.Module) -> bool:
-    scope = scope_of(module)
-    return scope is not None and scope.is_mutable_collection("params")
 
 
 def _given(module: nn.Module) -> Iterator[nn.Module]:

@@ -48,31 +48,25 @@ def _hook_classes() -> None:
 
 def _watched(original: Any) -> Callable[..., Any]:
     @functools.wraps(original, updated=())
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         from flax import nnx
 
         bound = original.__get__(self, type(self))
-        if not _watchers.handlers or id(self) in _running.get():
+        if not _watchers.is_on or id(self) in _running.get():
             return bound(*args, **kwargs)
         running = _running.set((*_running.get(), id(self)))
         try:
             with placed(self):
                 layer = NNXLayer(self, original)
                 bound = _bridged(layer, bound) if isinstance(self, nnx.bridge.ToNNX) else bound
-                for handler in _watchers.handlers:
-                    bound = functools.partial(_handled, handler, layer, bound)
-                return bound(*args, **kwargs)
+                return _watchers.run(layer, bound, args, kwargs)
         finally:
             _running.reset(running)
 
     return call
 
 
-_watchers: Watchers[Callable[..., Any]] = Watchers(_hook_classes)
-
-
-def _handled(handler: Any, layer: "NNXLayer", bound: Any, *args: Any, **kwargs: Any) -> Any:
-    return handler(layer, bound, args, kwargs)
+_watchers = Watchers(_hook_classes)
 
 
 def _bridged(layer: "NNXLayer", bound: Callable[..., Any]) -> Callable[..., Any]:

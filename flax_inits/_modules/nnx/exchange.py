@@ -2,14 +2,18 @@
 
 import contextlib
 import contextvars
+import functools
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeAlias
 
-Handler = TypeVar("Handler")
+Call: TypeAlias = Callable[..., Any]
+
+Handler: TypeAlias = Callable[[Any, Call, tuple, dict[str, Any]], Any]
+"""Given what is called, the call, and its arguments: what the call returns."""
 
 
-class Watchers(Generic[Handler]):
+class Watchers:
     """Those who watch, each in a thread, and the classes that are changed as long as there is one.
 
     Flax has no public way to see its NNX modules, so what a handler is to see is an attribute of
@@ -25,9 +29,18 @@ class Watchers(Generic[Handler]):
         """Classes with the name of an attribute, what it is, and what it was (None: inherited)."""
 
     @property
-    def handlers(self) -> tuple[Handler, ...]:
-        """Those of this thread, the one of the outermost block first."""
-        return self._handlers.get()
+    def is_on(self) -> bool:
+        """Whether somebody watches in this thread."""
+        return bool(self._handlers.get())
+
+    def run(self, subject: Any, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call as the handlers of this thread run it.
+
+        That of the innermost block is asked first, and calls the next.
+        """
+        for handler in self._handlers.get():
+            call = functools.partial(_handled, handler, subject, call)
+        return call(*args, **kwargs)
 
     @contextlib.contextmanager
     def watching(self, handler: Handler) -> Iterator[None]:
@@ -36,7 +49,7 @@ class Watchers(Generic[Handler]):
             if not self._count:
                 self._hook()
             self._count += 1
-        token = self._handlers.set((*self.handlers, handler))
+        token = self._handlers.set((*self._handlers.get(), handler))
         try:
             yield
         finally:
@@ -64,3 +77,7 @@ class Watchers(Generic[Handler]):
                 delattr(cls, name)
             else:
                 setattr(cls, name, before)
+
+
+def _handled(handler: Handler, subject: Any, call: Call, /, *args: Any, **kwargs: Any) -> Any:
+    return handler(subject, call, args, kwargs)

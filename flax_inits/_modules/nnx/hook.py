@@ -8,28 +8,23 @@ nothing is seen, and rules find leaves at their stored shapes.
 
 import functools
 import inspect
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from .exchange import Watchers
-
-Handler: TypeAlias = Callable[["Construction", tuple, dict[str, Any]], None]
-"""Runs an `__init__` with the arguments that it was given, the module first, or with others."""
+from .exchange import Handler, Watchers
 
 
 class Construction(NamedTuple):
-    """One call of an `__init__`: what runs it, its signature, and an object that no other has."""
+    """One call of an `__init__`: its signature, and an object that no other has."""
 
-    init: Callable[..., None]
     signature: inspect.Signature
     token: object
 
 
 def constructions(handler: Handler) -> AbstractContextManager[None]:
-    """Lets `handler` call every `__init__` of an NNX module in this block, in this thread.
+    """Lets `handler` run every `__init__` of an NNX module in this block, in this thread.
 
-    Of several handlers the one of the innermost block is asked first, and calls the next.
+    It is given a `Construction`, the `__init__`, and the arguments, the module first.
     """
     return _watchers.watching(handler)
 
@@ -40,8 +35,8 @@ def _hook_metaclass() -> None:
     meta: Any = type(nnx.Pytree)
     construct = meta.__call__
 
-    def call(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if _watchers.handlers:
+    def call(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        if _watchers.is_on:
             with _watchers.lock:
                 for base in cls.__mro__:
                     if base is not object and "__init__" in vars(base):
@@ -60,16 +55,9 @@ def _hook_init(cls: type) -> None:
 
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> None:
-        call, token = original, object()
-        for handler in _watchers.handlers:
-            call = _handled(handler, Construction(call, signature, token))
-        call(*args, **kwargs)
+        _watchers.run(Construction(signature, object()), original, args, kwargs)
 
     _watchers.exchange(cls, "__init__", init)
 
 
-_watchers: Watchers[Handler] = Watchers(_hook_metaclass)
-
-
-def _handled(handler: Handler, construction: Construction) -> Callable[..., None]:
-    return lambda *args, **kwargs: handler(construction, args, kwargs)
+_watchers = Watchers(_hook_metaclass)

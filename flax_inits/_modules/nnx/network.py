@@ -17,6 +17,7 @@ class NNXNetwork:
     """
 
     above: Path = ()
+    """Where the params begin in the tree."""
 
     def __init__(self, model: Any):
         is_method = inspect.ismethod(model)
@@ -28,7 +29,7 @@ class NNXNetwork:
         """All that is given are inputs."""
         return self._module, args
 
-    def outputs(self, tree: PyTree, *args: Any, **kwargs: Any) -> Any:
+    def outputs(self, tree: PyTree, /, *args: Any, **kwargs: Any) -> Any:
         """What the method returns."""
         return getattr(tree, self._method)(*args, **kwargs)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 from ..._base.types import Path
 from ..._tree.forms import PathTest
-from ..classes import Classes, checked, missing, shown
+from ..classes import Classes, checked, is_below, missing, shown
 
 
 def of_type(model: Any, cls: Classes) -> PathTest:
@@ -42,11 +41,7 @@ class OfNNXType(PathTest):
 
     def of_paths(self, paths: Sequence[Path]) -> list[bool]:
         """Whether each leaf is at or below one of the modules."""
-        return [any(path[:n] in self.starts for n in self._lengths) for path in paths]
-
-    @functools.cached_property
-    def _lengths(self) -> list[int]:
-        return sorted({len(path) for path in self.starts})
+        return [is_below(path, self.starts) for path in paths]
 
     def __repr__(self) -> str:
         return shown(self.cls)

@@ -6,11 +6,11 @@ on, these arguments are wrapped: the innermost `__init__` that takes an initiali
 of each call of it, and a call that makes a target calls the rule's initializer instead.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from ..run import Run
@@ -20,11 +20,9 @@ _SUFFIX = re.compile(r"_?init(ializer)?(_fn)?$")
 """Of arguments that are initializers."""
 
 
-@contextlib.contextmanager
-def watching(run: Run) -> Iterator[None]:
+def watching(run: Run) -> AbstractContextManager[None]:
     """Lets NNX modules tell `run` of what they make in this block, in this thread."""
-    with constructions(_Watch(run).construct):
-        yield
+    return constructions(_Watch(run).construct)
 
 
 class _Call(NamedTuple):
@@ -47,21 +45,27 @@ class _Watch:
         self.run = run
         self._constructions = itertools.count()
 
-    def construct(self, construction: Construction, args: tuple, kwargs: dict[str, Any]) -> None:
+    def construct(
+        self,
+        construction: Construction,
+        init: Callable[..., None],
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> None:
         """Runs the `__init__` of a module, its initializers wrapped."""
         self.run.keeps_shapes = False
         number = next(self._constructions)
         try:
             bound = construction.signature.bind(*args, **kwargs)
         except TypeError:
-            return construction.init(*args, **kwargs)  # which says what is wrong
+            return init(*args, **kwargs)  # which says what is wrong
         bound.apply_defaults()
         further = [p.name for p in bound.signature.parameters.values() if p.kind == p.VAR_KEYWORD]
         for given in (bound.arguments, *(bound.arguments[name] for name in further)):
             for name, value in given.items():
                 if _is_initializer(name, value):
                     given[name] = self._wrapped(value, (number, name), construction.token)
-        construction.init(*bound.args, **bound.kwargs)
+        init(*bound.args, **bound.kwargs)
         _unwrap_attributes(args[0])
 
     def _wrapped(self, value: Any, argument: tuple[int, str], token: object) -> "_Initializer":
