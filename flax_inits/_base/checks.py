@@ -35,6 +35,20 @@ def non_negative(factory: str, name: str, value: Any) -> float:
     return result
 
 
+def ordered(factory: str, low: str, least: Any, high: str, most: Any) -> None:
+    """Raises unless `least` is below `most`, the arguments of these names."""
+    if not least < most:
+        raise ValueError(f"{factory} needs {low} < {high}, got {low}={least!r}, {high}={most!r}.")
+
+
+def interval(factory: str, lower: Any, upper: Any) -> None:
+    """Raises unless both are numbers, in this order; they may be infinite."""
+    for name, value in (("lower", lower), ("upper", upper)):
+        if not (isinstance(value, float) and math.isinf(value)):
+            number(factory, name, value)
+    ordered(factory, "lower", lower, "upper", upper)
+
+
 def spread(factory: str, stddev: Any, mean: Any) -> tuple[float, float]:
     """Both as floats; raises where they look swapped: no spread around a mean."""
     scale, centre = non_negative(factory, "stddev", stddev), number(factory, "mean", mean)

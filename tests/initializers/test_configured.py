@@ -40,6 +40,7 @@ def test_equality_is_of_values():
     assert fi.uniform(0, 1, dtype="bfloat16") == fi.uniform(0, 1, dtype=jnp.bfloat16)
     assert fi.zeros() != fi.constant(0) and fi.uniform(0, 1) != fi.clipped(fi.zeros(), 0, 1)
     assert fi.constant(0.0) != fi.constant(-0.0)
+    assert fi.constant(1.0) == fi.constant(1 + 0j) != fi.constant(complex(1, -0.0))
     assert fi.constant(np.nan) == fi.constant(float("nan"))
     assert fi.constant(2**70) == fi.constant(2.0**70) != fi.constant(2**70 + 1)
     assert fi.constant(Imaginary()) == fi.constant(1j)

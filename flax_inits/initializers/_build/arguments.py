@@ -28,16 +28,16 @@ def bound(
             f"{factory} is a factory, but got a PRNG key: write {factory}(...) where an "
             f"initializer is wanted, not {factory}."
         )
-    parameters = signature.parameters
-    plain = [each.replace(annotation=each.empty) for each in parameters.values()]
-    call = f"It is {factory}{inspect.Signature(plain)}."
-    if not any(each.kind is each.VAR_KEYWORD for each in plain):
-        for name in kwargs.keys() - parameters.keys():
-            hint = did_you_mean(name, parameters)
-            raise TypeError(f"{factory} has no parameter {name!r}.{hint} {call}")
     try:
         result = signature.bind(*args, **kwargs)
     except TypeError as error:
+        parameters = signature.parameters
+        plain = [each.replace(annotation=each.empty) for each in parameters.values()]
+        call = f"It is {factory}{inspect.Signature(plain)}."
+        unknown = [name for name in kwargs if name not in parameters]
+        if unknown and not any(each.kind is each.VAR_KEYWORD for each in plain):
+            hint = did_you_mean(unknown[0], parameters)
+            raise TypeError(f"{factory} has no parameter {unknown[0]!r}.{hint} {call}") from None
         raise TypeError(f"{factory} cannot be called so: {error}. {call}") from None
     result.apply_defaults()
     return result
@@ -106,10 +106,10 @@ def frozen_dtype(value: Any) -> Any:
 
 def token(value: Any) -> Token:
     """A hashable stand-in for a frozen argument: numbers by value, arrays by their bytes."""
-    if isinstance(value, float) and (math.isnan(value) or (not value and str(value)[0] == "-")):
+    if isinstance(value, float) and str(value) in ("nan", "-0.0"):
         return ("float", str(value))  # nan != nan and -0.0 == 0.0, unlike what they draw
     if isinstance(value, complex):
-        return token(value.real) if not value.imag else ("complex", str(value))
+        return token(value.real) if str(value.imag) == "0.0" else ("complex", str(value))
     if isinstance(value, np.dtype):
         return ("dtype", value.name)  # np.dtype(float) == float, which is another dtype without x64
     if isinstance(value, np.ndarray):

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import bits
-from ..._base.types import Array
-from ..._base.types import Key
+from ..._base.types import Array, Key
 
 COMPLEX_TRUNCATED_STD = float(np.sqrt(1 - 4 * np.exp(-4) / -np.expm1(-4)))
 """√E|z|² where |z|² ~ Exp(1) within |z| < 2: √(1 - 4e⁻⁴/(1 - e⁻⁴)) = 0.96196."""

@@ -7,11 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..._base.types import Array
-from ..._base.types import Key
-from .configured import Configured
-from .configured import Draw
 from ..._base.checks import initializer_like
+from ..._base.types import Array, Key
+from .configured import Configured, Draw
 from .rounding import is_narrow
 
 ANY = (jnp.number, np.bool_)
@@ -25,14 +23,14 @@ def component(factory: str, name: str, value: Any) -> Draw:
     for.
     """
     initializer_like(factory, name, value)
-    call = value if isinstance(value, Configured) else _adapted(factory, name, value)
+    ours = isinstance(value, Configured)
+    call = value if ours else _adapted(factory, name, value)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
-        ours = isinstance(value, Configured)
         wide = np.dtype(np.float32) if is_narrow(dtype) and not ours else dtype
         return checked(factory, value, call(key, shape, wide), shape, dtype)
 
-    if isinstance(value, Configured):
+    if ours:
         return value.draw._replace(sample=sample, dtype=value.dtype)
     return Draw(sample, kinds=ANY, dtype=_own_dtype(value))
 
@@ -68,7 +66,7 @@ def _widens(start: np.dtype, end: np.dtype) -> bool:
 
 def _adapted(factory: str, name: str, value: Callable[..., Any]) -> Callable[..., Any]:
     """`value` as a function of (key, shape, dtype), whatever part of it it takes."""
-    signature = _signature(value)
+    signature = signature_of(value)
     if signature is None or _binds(signature, 3):
         return value
     if _binds(signature, 2, dtype=None):
@@ -81,11 +79,12 @@ def _adapted(factory: str, name: str, value: Callable[..., Any]) -> Callable[...
     )
 
 
-def _signature(value: Callable[..., Any]) -> inspect.Signature | None:
+def signature_of(value: Callable[..., Any]) -> inspect.Signature | None:
+    """The signature of a callable; None of builtins that have none to look at."""
     try:
         return inspect.signature(value)
     except (TypeError, ValueError):
-        return None  # some builtins have none to look at
+        return None
 
 
 def _binds(signature: inspect.Signature, positional: int, **named: Any) -> bool:
@@ -98,7 +97,7 @@ def _binds(signature: inspect.Signature, positional: int, **named: Any) -> bool:
 
 def _own_dtype(value: Callable[..., Any]) -> np.dtype | None:
     """The default of a `dtype` argument, as jax's initializers carry it."""
-    signature = _signature(value)
+    signature = signature_of(value)
     parameter = signature.parameters.get("dtype") if signature else None
     if parameter is None or parameter.default in (None, parameter.empty):
         return None

@@ -17,21 +17,10 @@ import numpy as np
 
 from ..._base import bits
 from ..._base.jax_state import explicit_x64
+from ..._base.types import Array, DType, Key, OutSharding, Shape
+from .arguments import bound, frozen, frozen_dtype, nbytes, shown, token
 from .call import run
-from ..._base.types import Array
-from ..._base.types import DType
-from ..._base.types import Key
-from ..._base.types import OutSharding
-from ..._base.types import Shape
-from .arguments import bound
-from .arguments import frozen
-from .arguments import frozen_dtype
-from .arguments import nbytes
-from .arguments import shown
-from .arguments import token
-from .rounding import clip
-from .rounding import is_narrow
-from .rounding import round_inwards
+from .rounding import clip, is_narrow, round_inwards
 
 P = ParamSpec("P")
 
@@ -110,7 +99,7 @@ class Configured:
         bits.check_key(key)
         shape = checked_shape(shape)
         dtype = self._checked_dtype(dtype)
-        return run(self._values, key, shape, dtype, out_sharding, self)
+        return run(self, self._values, key, shape, dtype, out_sharding)
 
     def _values(self, key: Key, shape: tuple, dtype: np.dtype) -> Array:
         draw = self.draw

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
-from ..._base.types import Array
-from ..._base.types import Key
 from ..._base import checks
-from .configured import Draw
+from ..._base.types import Array, Key
+from ..._tree.leaves import at_least_float32
 from .complex_draws import real_part
-from .rounding import clip
-from .rounding import is_narrow
-from .rounding import round_inwards
+from .configured import Draw
+from .rounding import clip, is_narrow, round_inwards
 
 Axes: TypeAlias = int | tuple[int, ...]
 """One axis or several, negative ones from the end."""
@@ -33,20 +31,11 @@ MODES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Fans(NamedTuple):
+class Fans:
     """Which axes of a kernel sum into an output and which receive an input; the rest is spatial."""
 
-    factory: str
-    in_axis: tuple[int, ...]
-    out_axis: tuple[int, ...]
-    batch_axis: tuple[int, ...]
-    groups: int
-    fan_in: float | None
-    fan_out: float | None
-
-    @classmethod
-    def checked(
-        cls,
+    def __init__(
+        self,
         factory: str,
         in_axis: Any = -2,
         out_axis: Any = -1,
@@ -54,17 +43,14 @@ class Fans(NamedTuple):
         groups: int = 1,
         fan_in: float | None = None,
         fan_out: float | None = None,
-    ) -> "Fans":
-        """The fans of a factory's arguments, each checked."""
-        return cls(
-            factory,
-            checks.axes(factory, "in_axis", in_axis),
-            checks.axes(factory, "out_axis", out_axis),
-            checks.axes(factory, "batch_axis", batch_axis),
-            checks.count(factory, "groups", groups),
-            None if fan_in is None else checks.positive(factory, "fan_in", fan_in),
-            None if fan_out is None else checks.positive(factory, "fan_out", fan_out),
-        )
+    ):
+        self.factory = factory
+        self.in_axis = checks.axes(factory, "in_axis", in_axis)
+        self.out_axis = checks.axes(factory, "out_axis", out_axis)
+        self.batch_axis = checks.axes(factory, "batch_axis", batch_axis)
+        self.groups = checks.count(factory, "groups", groups)
+        self.fan_in = None if fan_in is None else checks.positive(factory, "fan_in", fan_in)
+        self.fan_out = None if fan_out is None else checks.positive(factory, "fan_out", fan_out)
 
     def of(self, mode: str, shape: tuple) -> Any:
         """The fan that `mode` names: a number, or an expression where a size is symbolic."""
@@ -121,7 +107,7 @@ def scaled_by_shape(
     def draw(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         if checks.is_empty(shape):
             return jnp.zeros(shape, dtype)
-        wide = np.dtype(np.float32) if is_narrow(dtype) else dtype
+        wide = at_least_float32(dtype)
         scale = factor(shape, wide)
         if isinstance(scale, np.floating) and not scale:
             return jnp.zeros(shape, dtype)  # no negative zeros

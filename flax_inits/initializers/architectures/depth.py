@@ -163,7 +163,7 @@ def mitchell(
     """
     share = 1 if layer is None else 2 * (checks.count("mitchell", "layer", layer, least=0) + 1)
     reach = checks.positive("mitchell", "cutoff", cutoff)
-    fans = Fans.checked("mitchell", in_axis, out_axis, batch_axis)
+    fans = Fans("mitchell", in_axis, out_axis, batch_axis)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         return bits.truncated_normal(key, shape, dtype, -reach, reach)

@@ -55,7 +55,7 @@ def siren(
     """
     frequency = checks.positive("siren", "w0", w0)
     spread = checks.positive("siren", "c", c)
-    fans = Fans.checked("siren", in_axis, out_axis, batch_axis)
+    fans = Fans("siren", in_axis, out_axis, batch_axis)
 
     def bound(shape: tuple, dtype: np.dtype) -> Any:
         fan_in = fans.of("fan_in", shape)

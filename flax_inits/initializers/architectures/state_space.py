@@ -42,7 +42,8 @@ def mamba_a_log(
         SSMs, https://arxiv.org/abs/2405.21060
     """
     checks.one_of("mamba_a_log", "kind", kind, ("s4d_real", "uniform"))
-    low, high = _ordered("mamba_a_log", "lo", lo, "hi", hi)
+    low, high = checks.positive("mamba_a_log", "lo", lo), checks.positive("mamba_a_log", "hi", hi)
+    checks.ordered("mamba_a_log", "lo", lo, "hi", hi)
     if kind == "s4d_real" and (low, high) != (1, 16):
         raise ValueError(
             f"mamba_a_log takes lo and hi only with kind='uniform', got lo={lo!r}, hi={hi!r} with "
@@ -89,7 +90,9 @@ def mamba_dt_bias(
     Reference:
         Gu & Dao 2023, Mamba, https://arxiv.org/abs/2312.00752
     """
-    low, high = _ordered("mamba_dt_bias", "dt_min", dt_min, "dt_max", dt_max)
+    low = checks.positive("mamba_dt_bias", "dt_min", dt_min)
+    high = checks.positive("mamba_dt_bias", "dt_max", dt_max)
+    checks.ordered("mamba_dt_bias", "dt_min", dt_min, "dt_max", dt_max)
     least = checks.positive("mamba_dt_bias", "floor", floor)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
@@ -217,11 +220,3 @@ def _nu_log(radius: float) -> float:
     if radius in (0, 1):
         return math.inf if radius == 0 else -math.inf
     return math.log(-math.log(radius))
-
-
-def _ordered(factory: str, low: str, least: float, high: str, most: float) -> tuple[float, float]:
-    """Both as floats; raises unless 0 < least < most."""
-    first, last = checks.positive(factory, low, least), checks.positive(factory, high, most)
-    if first >= last:
-        raise ValueError(f"{factory} needs {low} < {high}, got {low}={least!r}, {high}={most!r}.")
-    return first, last

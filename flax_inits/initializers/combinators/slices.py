@@ -57,9 +57,12 @@ def stacked(init: Callable[..., Array], axes: int | Sequence[int] = 0, dtype: DT
         if is_empty(outer):
             return jnp.zeros(shape, dtype)
         keys = jax.random.split(key, math.prod(outer))
+
+        def drawn(key: Key) -> Array:
+            return draw.sample(key, inner, dtype)
+
         # Only threefry draws the same under vmap as alone.
-        mapped = jax.vmap if bits.is_threefry(key) else _looped
-        values = mapped(lambda key: draw.sample(key, inner, dtype))(keys)
+        values = jax.vmap(drawn)(keys) if bits.is_threefry(key) else jax.lax.map(drawn, keys)
         return jnp.moveaxis(values.reshape(*outer, *inner), range(len(outer)), front)
 
     return draw._replace(sample=sample, widen=False, sliced=True, pieces=())
@@ -69,10 +72,6 @@ def _without(shape: tuple, axes: tuple[int, ...]) -> tuple[tuple, tuple]:
     """The sizes of `axes`, and those of the others."""
     rest = tuple(size for axis, size in enumerate(shape) if axis not in axes)
     return tuple(shape[axis] for axis in axes), rest
-
-
-def _looped(function: Callable[[Key], Array]) -> Callable[[Key], Array]:
-    return lambda keys: jax.lax.map(function, keys)
 
 
 @initializer
@@ -160,14 +159,11 @@ def blocks(
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         (front,) = wrapped("blocks", "axis", (chosen,), len(shape))
+        keys = jax.random.split(key, len(draws))
+        lengths = _sizes(sizes, len(draws), shape, front)
         parts = [
-            draw.sample(part_key, (*shape[:front], size, *shape[front + 1 :]), dtype)
-            for draw, part_key, size in zip(
-                draws,
-                jax.random.split(key, len(draws)),
-                _sizes(sizes, len(draws), shape, front),
-                strict=True,
-            )
+            draw.sample(part_key, (*shape[:front], length, *shape[front + 1 :]), dtype)
+            for draw, part_key, length in zip(draws, keys, lengths, strict=True)
         ]
         return jnp.concatenate(parts, front)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ..._base.checks import number
+from ..._base.checks import interval, number
 from ..._base.types import Array, DType, Key
 from .._build.component import component
 from .._build.configured import Draw, initializer
@@ -96,11 +95,7 @@ def clipped(init: Callable[..., Array], lower: float, upper: float, dtype: DType
         `jax.numpy.clip`.
     """
     draw = component("clipped", "init", init)
-    for name, value in (("lower", lower), ("upper", upper)):
-        if not (isinstance(value, float) and math.isinf(value)):
-            number("clipped", name, value)
-    if not lower < upper:
-        raise ValueError(f"clipped needs lower < upper, got {lower=}, {upper=}.")
+    interval("clipped", lower, upper)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         return clip(draw.sample(key, shape, dtype), *round_inwards(lower, upper, dtype))

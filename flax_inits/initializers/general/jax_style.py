@@ -38,7 +38,7 @@ def lecun_normal(
     Reference:
         LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
     """
-    fans = Fans.checked("lecun_normal", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("lecun_normal", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, 1.0, "fan_in", "truncated_normal")
 
 
@@ -72,7 +72,7 @@ def lecun_uniform(
     Reference:
         LeCun et al. 1998, Efficient BackProp, https://doi.org/10.1007/3-540-49430-8_2
     """
-    fans = Fans.checked("lecun_uniform", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("lecun_uniform", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, 1.0, "fan_in", "uniform")
 
 
@@ -108,7 +108,7 @@ def he_normal(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    fans = Fans.checked("he_normal", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("he_normal", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, 2.0, "fan_in", "truncated_normal")
 
 
@@ -143,7 +143,7 @@ def he_uniform(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    fans = Fans.checked("he_uniform", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("he_uniform", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, 2.0, "fan_in", "uniform")
 
 
@@ -179,7 +179,7 @@ def glorot_normal(
     Reference:
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    fans = Fans.checked("glorot_normal", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("glorot_normal", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, 1.0, "fan_avg", "truncated_normal")
 
 
@@ -214,5 +214,5 @@ def glorot_uniform(
     Reference:
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    fans = Fans.checked("glorot_uniform", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("glorot_uniform", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, 1.0, "fan_avg", "uniform")

@@ -15,10 +15,12 @@ import numpy as np
 from ..._base import bits
 from ..._base.checks import number
 from ..._base.types import Array, DType, Key
+from ..._tree.leaves import at_least_float32
 from .._build.component import component
 from .._build.configured import Draw, initializer
 from .._build.given_values import cast
 from .._build.rounding import clip, is_narrow, round_inwards
+from .constants import constant
 
 TOLERANCE = 1e-6
 """How far from 1 the weights' sum may be: the error of a few float32 roundings."""
@@ -111,12 +113,7 @@ def _point(index: int, value: Any) -> Draw:
     name = f"components[{index}]"
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"mixture needs an initializer or a number as {name}, got {value!r}.")
-    value = number("mixture", name, value)
-
-    def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
-        return jnp.asarray(cast("mixture", np.asarray(value), dtype))
-
-    return Draw(sample, kinds=(jnp.inexact,), pieces=((1.0, value, value),))
+    return constant(number("mixture", name, value)).draw
 
 
 def _checked_weights(weights: Any, count: int) -> tuple[float, ...]:
@@ -140,8 +137,7 @@ def _checked_weights(weights: Any, count: int) -> tuple[float, ...]:
 
 def _by_inversion(pieces: tuple, key: Key, shape: tuple, dtype: np.dtype) -> Array:
     """One uniform draw: its place among the cumulative weights is both piece and value."""
-    wide = np.dtype(np.float32) if is_narrow(dtype) else dtype
-    u = bits.uniform(key, shape, wide, 0.0, 1.0)
+    u = bits.uniform(key, shape, at_least_float32(dtype), 0.0, 1.0)
     ends = list(itertools.accumulate(weight for weight, _, _ in pieces))
     result = None
     for (weight, low, high), end in reversed(list(zip(pieces, ends, strict=True))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..._base.errors import did_you_mean
 from ..._base.types import Array, DType, Key
-from .._build.component import ANY, checked
+from .._build.component import ANY, checked, signature_of
 from .._build.configured import Draw, initializer
 
 
@@ -52,40 +52,29 @@ def from_sampler(sampler: Callable[..., Array], dtype: DType = None, **parameter
             f"from_sampler needs a sampler such as jax.random.laplace, got {sampler!r}."
         )
     takes_dtype = _takes_dtype(sampler, parameters)
+    draw = functools.partial(sampler, **parameters)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
-        values = _call(sampler, takes_dtype, key, shape, dtype, parameters)
+        given = {"dtype": dtype} if takes_dtype else {}
+        try:
+            values = draw(key, shape=shape, **given)
+        except (TypeError, ValueError):
+            if not takes_dtype:
+                raise
+            values = draw(key, shape=shape)
+            if jnp.issubdtype(values.dtype, jnp.inexact):
+                raise  # only samplers of integers and bools need no dtype to be exact
         return checked("from_sampler", sampler, values, shape, dtype)
 
     return Draw(sample, kinds=ANY)
 
 
-def _call(
-    sampler: Callable[..., Any],
-    takes_dtype: bool,
-    key: Key,
-    shape: tuple,
-    dtype: np.dtype,
-    parameters: dict[str, Any],
-) -> Any:
-    if takes_dtype:
-        try:
-            return sampler(key, shape=shape, dtype=dtype, **parameters)
-        except (TypeError, ValueError):
-            values = sampler(key, shape=shape, **parameters)
-            if jnp.issubdtype(values.dtype, jnp.inexact):
-                raise  # only samplers of integers and bools need no dtype to be exact
-            return values
-    return sampler(key, shape=shape, **parameters)
-
-
 def _takes_dtype(sampler: Callable[..., Any], parameters: dict[str, Any]) -> bool:
     """Whether to pass a dtype; raises where the sampler cannot be called with `parameters`."""
     name = getattr(sampler, "__name__", repr(sampler))
-    try:
-        signature = inspect.signature(sampler)
-    except (TypeError, ValueError):
-        return True  # some builtins have none to look at
+    signature = signature_of(sampler)
+    if signature is None:
+        return True
     known = list(signature.parameters.values())
     if reserved := {"key", "shape"} & set(parameters):
         raise TypeError(f"from_sampler gives {name} its {min(reserved)}: leave it out.")

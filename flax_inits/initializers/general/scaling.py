@@ -73,7 +73,7 @@ def variance_scaling(
     Reference:
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
-    fans = Fans.checked("variance_scaling", in_axis, out_axis, batch_axis, groups, fan_in, fan_out)
+    fans = Fans("variance_scaling", in_axis, out_axis, batch_axis, groups, fan_in, fan_out)
     return scaled_variance(fans, scale, mode, distribution)
 
 

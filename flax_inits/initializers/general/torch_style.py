@@ -44,7 +44,7 @@ def xavier_uniform(
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     scale = checks.non_negative("xavier_uniform", "gain", gain) ** 2
-    fans = Fans.checked("xavier_uniform", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("xavier_uniform", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, scale, "fan_avg", "uniform")
 
 
@@ -83,7 +83,7 @@ def xavier_normal(
         Glorot & Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     scale = checks.non_negative("xavier_normal", "gain", gain) ** 2
-    fans = Fans.checked("xavier_normal", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("xavier_normal", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, scale, "fan_avg", "normal")
 
 
@@ -123,7 +123,7 @@ def kaiming_uniform(
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
     scale = _kaiming_scale("kaiming_uniform", a, mode, nonlinearity)
-    fans = Fans.checked("kaiming_uniform", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("kaiming_uniform", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, scale, mode, "uniform")
 
 
@@ -166,17 +166,13 @@ def kaiming_normal(
         He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
     scale = _kaiming_scale("kaiming_normal", a, mode, nonlinearity)
-    fans = Fans.checked("kaiming_normal", in_axis, out_axis, batch_axis, groups)
+    fans = Fans("kaiming_normal", in_axis, out_axis, batch_axis, groups)
     return scaled_variance(fans, scale, mode, "normal")
 
 
 @initializer
 def torch_linear(
-    *,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
-    batch_axis: Axes = (),
-    dtype: DType = None,
+    *, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: DType = None
 ) -> Draw:
     """Uniform within `±1 / √fan_in`: what `torch.nn.Linear` and `torch.nn.Conv` start from.
 
@@ -197,7 +193,7 @@ def torch_linear(
     Reference:
         The defaults of torch.nn.Linear, https://docs.pytorch.org/docs/stable/generated/torch.nn.Linear.html
     """
-    fans = Fans.checked("torch_linear", in_axis, out_axis, batch_axis)
+    fans = Fans("torch_linear", in_axis, out_axis, batch_axis)
     return scaled_variance(fans, 1 / 3, "fan_in", "uniform")
 
 
@@ -223,8 +219,7 @@ def torch_bias(fan_in: float, dtype: DType = None) -> Draw:
     Reference:
         The defaults of torch.nn.Linear, https://docs.pytorch.org/docs/stable/generated/torch.nn.Linear.html
     """
-    fan = checks.positive("torch_bias", "fan_in", fan_in)
-    fans = Fans.checked("torch_bias", fan_in=fan)
+    fans = Fans("torch_bias", fan_in=checks.positive("torch_bias", "fan_in", fan_in))
     return scaled_variance(fans, 1 / 3, "fan_in", "uniform")
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import bits
-from ..._base.checks import number, one_of, spread
+from ..._base.checks import interval, one_of, spread
 from ..._base.types import Array, DType, Key
 from .._build.configured import Draw, initializer
 from .._build.rounding import clip, round_inwards
@@ -72,7 +72,7 @@ def truncated_normal(
     """
     scale, centre = spread("truncated_normal", stddev, mean)
     one_of("truncated_normal", "bounds", bounds, ("sigma", "absolute"))
-    _check_ends(lower, upper)
+    interval("truncated_normal", lower, upper)
     absolute = bounds == "absolute"
     if not scale:
         return _zeros(lower, upper, absolute)
@@ -95,14 +95,6 @@ def truncated_normal(
         return values if exact else clip(values, *round_inwards(low, high, dtype))
 
     return Draw(sample, float(low), float(high))
-
-
-def _check_ends(lower: float, upper: float) -> None:
-    for name, value in (("lower", lower), ("upper", upper)):
-        if not (isinstance(value, int | float) and math.isinf(value)):
-            number("truncated_normal", name, value)
-    if not lower < upper:
-        raise ValueError(f"truncated_normal needs lower < upper, got {lower=}, {upper=}.")
 
 
 def _is_power_of_two(value: float) -> bool:

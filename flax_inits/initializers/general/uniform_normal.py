@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._base import bits
-from ..._base.checks import number, spread
+from ..._base.checks import number, ordered, spread
 from ..._base.types import Array, DType, Key
 from .._build.configured import Draw, initializer
 from .._build.rounding import clip
@@ -47,8 +47,7 @@ def uniform(minval: float, maxval: float, dtype: DType = None):
         `torch.nn.init.uniform_`; `jax.nn.initializers.uniform` has only [0, scale).
     """
     low, high = number("uniform", "minval", minval), number("uniform", "maxval", maxval)
-    if not low < high:
-        raise ValueError(f"uniform needs minval < maxval, got minval={minval}, {maxval=}.")
+    ordered("uniform", "minval", minval, "maxval", maxval)
 
     def sample(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         values = bits.uniform(key, shape, dtype, low, high)

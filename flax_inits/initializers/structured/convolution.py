@@ -207,7 +207,7 @@ def stft(
             kernel = kernel * (taps / _norm(taps, scaling))[:, None]
         return jnp.broadcast_to(jnp.asarray(kernel[:, None], dtype), shape)
 
-    return Draw(sample, kinds=(jnp.floating,))
+    return Draw(sample)
 
 
 def _is_named(window: Any) -> bool:

@@ -17,10 +17,7 @@ from .._build.fans import Axes
 
 @initializer
 def orthogonal(
-    scale: float = 1.0,
-    column_axis: int = -1,
-    batch_axis: Axes = (),
-    dtype: DType = None,
+    scale: float = 1.0, column_axis: int = -1, batch_axis: Axes = (), dtype: DType = None
 ) -> Draw:
     """`scale` times a uniformly distributed (Haar) matrix with orthonormal rows or columns.
 

@@ -112,7 +112,7 @@ def sincos_2d(
 def _layout(shape: tuple, grid: tuple[int, int] | None) -> tuple[int, int, int]:
     """Rows and columns of the grid, and how many axes of `shape` hold them."""
     *batch, positions, _ = shape
-    if grid is None and (len(batch) > 1 or batch not in ([], [1])):
+    if grid is None and batch not in ([], [1]):
         return batch[-1], positions, 2
     rows, columns = grid or (math.isqrt(positions),) * 2
     if grid and batch and (batch[-1], positions) == grid:
