@@ -29,4 +29,4 @@ def in_short(given: Any) -> str:
     if any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(given)):
         shape = getattr(given, "shape", None)
         return "a tree of arrays" if shape is None else f"an array of shape {shape}"
-    return brief(given)
+    return repr(given)
