@@ -126,6 +126,9 @@ def resets(mesh: Mesh) -> Iterator[tuple[str, Any]]:
     host = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), old)
     yield "grafted from the host", fi.graft(old, host, "params/head")
     yield "grafted from the mesh", fi.graft(old, init(key, X), "params/head")
+    halves = NamedSharding(jax.make_mesh((2, 4), ("process", "device")), P("process"))
+    wide = {"w": jax.jit(lambda: jax.numpy.ones((8, 4)).cumsum(0), out_shardings=halves)()}
+    yield "adapted on the mesh", fi.graft(wide, wide, {"w": fi.take("w", fi.cut(axis=0))})
     again = init(jax.random.key(KEY), X)
     yield "donated", fi.reinit(key, again, {"**/kernel": fi.mixture()}, donate=True)
 

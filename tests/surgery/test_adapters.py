@@ -146,6 +146,16 @@ def test_joined_arrays(adapter, sharded):
             np.testing.assert_array_equal(back[f"w_{i}"], parts[i])
 
 
+def test_layers_that_are_stacked_and_grown_on_a_mesh():
+    donor = {f"w_{i}": np.full(2, i, np.float32) for i in range(4)}
+    target = {"w": jax.device_put(jnp.ones((8, 2)), NamedSharding(MESH, P("x")))}
+    # Two of the four shards hold new layers alone, and read none of the donor.
+    after = fi.graft(target, donor, {"w": take("w_*", stack(0), grow(0))})["w"]
+    np.testing.assert_array_equal(after[:, 0], [0, 1, 2, 3, 1, 1, 1, 1])
+    none = fi.graft({"w": jnp.ones((0, 2))}, donor, {"w": take("w_*", stack(0), cut(0))})["w"]
+    assert none.shape == (0, 2) and none.dtype == jnp.float32
+
+
 def test_new_rows_are_those_of_reinit():
     key, init = jax.random.key(3), fi.orthogonal()
     params = {"emb": {"embedding": jnp.ones((8, 6))}}

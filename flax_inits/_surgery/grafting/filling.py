@@ -14,7 +14,7 @@ from ..._tree.leaves import dtype_of, is_concrete
 from ..._tree.places import Placement, copied, laid_out, place_of, placed_at
 from ..reinit import reinit
 from .adapter import Goal
-from .views import Region, View, of_array, whole
+from .views import Region, View, of_array, region_at, whole
 
 
 def goals(key: Key | None, staged: bool) -> Callable[[Path, Any], Goal]:
@@ -68,10 +68,7 @@ def _put(view: View, place: Placement) -> Array:
     parts, read = [], None
     memory = place.sharding.memory_kind
     for device, index in place.sharding.addressable_devices_indices_map(view.shape).items():
-        region = tuple(
-            slice(*part.indices(size)[:2])
-            for part, size in zip(index or (), view.shape, strict=True)
-        )
+        region = region_at(index or (), view.shape)
         if read is None or read[0] != region:  # Replicas come one after the other.
             read = region, _owned(view, region)
         parts.append(jax.device_put(read[1], SingleDeviceSharding(device, memory_kind=memory)))

@@ -34,6 +34,11 @@ def whole(shape: Sequence[int]) -> Region:
     return tuple(slice(0, size) for size in shape)
 
 
+def region_at(index: Sequence[slice], shape: Sequence[int]) -> Region:
+    """The region that JAX gives a device as slices, which may have no ends."""
+    return tuple(slice(*part.indices(size)[:2]) for part, size in zip(index, shape, strict=True))
+
+
 def of_array(array: Any, staged: bool = False) -> View:
     """An array as it is; `staged` ones are read by JAX, all others into the host's memory."""
     if isinstance(array, bool | int | float | complex):
@@ -53,16 +58,13 @@ def of_array(array: Any, staged: bool = False) -> View:
 
 def _from_shards(array: Any, region: Region) -> Any:
     """A region of a JAX array, without gathering the array on any device."""
+    if array.is_fully_replicated:
+        return np.asarray(array.addressable_shards[0].data)[region]
     shards = {str(shard.index): shard for shard in array.addressable_shards}.values()
-    if len(shards) == 1:
-        return np.asarray(next(iter(shards)).data)[region]
     out = np.empty(_sizes(region), array.dtype)
     read = 0
     for shard in shards:
-        held = [
-            slice(*index.indices(size)[:2])
-            for index, size in zip(shard.index, array.shape, strict=True)
-        ]
+        held = region_at(shard.index, array.shape)
         common = [
             slice(max(a.start, b.start), min(a.stop, b.stop))
             for a, b in zip(held, region, strict=True)
@@ -120,9 +122,11 @@ def concatenated(views: Sequence[View], axis: int) -> View:
         for view, end in zip(views, ends, strict=True):
             first = end - view.shape[axis]
             start, stop = max(wanted.start, first), min(wanted.stop, end)
-            if start < stop or not parts:  # The first, though empty, has the right dtype.
-                inside = slice(start - first, max(start, stop) - first)
+            if start < stop:
+                inside = slice(start - first, stop - first)
                 parts.append(view.read(replaced(region, axis, inside)))
+        if not parts:
+            return np.empty(_sizes(region), views[0].dtype)
         return parts[0] if len(parts) == 1 else _numpy_of(parts[0]).concatenate(parts, axis)
 
     return View(replaced(views[0].shape, axis, ends[-1]), views[0].dtype, read)
@@ -130,14 +134,7 @@ def concatenated(views: Sequence[View], axis: int) -> View:
 
 def stacked(views: Sequence[View], axis: int) -> View:
     """Several views, each a slice along a new axis."""
-
-    def read(region: Region) -> Any:
-        inner = replaced(region, axis)
-        parts = [view.read(inner) for view in views[region[axis]]]
-        return _numpy_of(parts[0]).stack(parts, axis)
-
-    shape = views[0].shape
-    return View((*shape[:axis], len(views), *shape[axis:]), views[0].dtype, read)
+    return concatenated([repeated(view, axis, 1) for view in views], axis)
 
 
 def slice_of(view: View, axis: int, index: int) -> View:
