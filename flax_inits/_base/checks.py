@@ -60,14 +60,19 @@ def spread(factory: str, stddev: Any, mean: Any) -> tuple[float, float]:
     return scale, centre
 
 
-def count(factory: str, name: str, value: Any, least: int = 1) -> int:
-    """`value` as an integer of at least `least`."""
+def integer(factory: str, name: str, value: Any, least: int | None = None) -> int:
+    """`value` as an integer, of at least `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{factory} needs an integer for {name}, got {value!r}.")
     result = value.__index__()
-    if result < least:
+    if least is not None and result < least:
         raise ValueError(f"{factory} needs {name} >= {least}, got {name}={value!r}.")
     return result
+
+
+def count(factory: str, name: str, value: Any, least: int = 1) -> int:
+    """`value` as an integer of at least `least`."""
+    return integer(factory, name, value, least)
 
 
 def one_of(factory: str, name: str, value: Any, allowed: Sequence[str]) -> None:

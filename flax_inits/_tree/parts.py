@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from .._base import checks
 from .._base.errors import brief
 from .._base.jax_state import tracing
 from .._base.types import Array, Path, Where
@@ -55,9 +56,7 @@ def at(where: Where, index: int | slice | Sequence[int] | Sequence[bool], axis: 
     Array([0., 1., 1., 0.], dtype=float32)
     """
     refuse_parts(where)
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"at needs an integer for axis, got {axis!r}.")
-    return At(as_value(where), _normalised(index), axis.__index__())
+    return At(as_value(where), _normalised(index), checks.integer("at", "axis", axis))
 
 
 class At(Selector):

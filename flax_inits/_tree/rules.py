@@ -38,14 +38,31 @@ def is_where(rules: Rules | Where) -> bool:
 
 def parsed(rules: Rules) -> list[Rule]:
     """`rules` as a list; the first match wins."""
+    pairs = pairs_of(rules, "initializer")
+    for where, init in pairs:
+        _check_initializer(where, init)
+    return [Rule(*pair) for pair in pairs]
+
+
+def pairs_of(rules: Any, what: str) -> list[tuple[Where, Any]]:
+    """The pairs (where, `what`) of rules of any kind, in order."""
     pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
     if not pairs:
-        raise ValueError("No rules were given; give where -> initializer for at least one leaf.")
+        raise ValueError(f"No rules were given; give where -> {what} for at least one leaf.")
     for pair in pairs:
         if len(pair) != 2:
-            raise ValueError(f"A rule is a pair (where, initializer), got {pair!r}.")
-        _check_initializer(*pair)
-    return [Rule(*pair) for pair in pairs]
+            raise ValueError(f"A rule is a pair (where, {what}), got {pair!r}.")
+    return pairs
+
+
+def refuse_nested(where: Where, given: Any) -> None:
+    """Raises for a mapping in the place of what a rule gives."""
+    if isinstance(given, Mapping) and given and isinstance(where, str):
+        inner = f"{where}/{next(iter(given))}"
+        raise TypeError(
+            f"The rule for {where!r} has a mapping, but rules do not nest: write "
+            f"{{{inner!r}: ...}}."
+        )
 
 
 def no_initializers(rules: Any) -> str:
@@ -72,9 +89,7 @@ def _check_initializer(where: Where, init: Any) -> None:
         )
     if callable(init):
         return
-    if isinstance(init, Mapping) and init and isinstance(where, str):
-        inner = f"{where}/{next(iter(init))}"
-        raise TypeError(f"{has} a mapping, but rules do not nest: write {{{inner!r}: ...}}.")
+    refuse_nested(where, init)
     shown, such_as = repr(init), "flax_inits.normal(0.02)"
     if isinstance(init, int | float):
         such_as = f"flax_inits.constant({init})"

@@ -35,10 +35,7 @@ class Goal(NamedTuple):
 
 
 class Adapter:
-    """A change of arrays on their way from donor to target: a value, printed as its call."""
-
-    joins = False
-    """Whether several arrays become one."""
+    """A change of an array on its way from donor to target: a value, printed as its call."""
 
     def __repr__(self) -> str:
         fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]  # type: ignore[arg-type]
@@ -47,10 +44,6 @@ class Adapter:
 
     def applied(self, view: View, goal: Goal) -> View:
         """What becomes of one array."""
-        raise NotImplementedError
-
-    def joined(self, views: list[View], goal: Goal) -> View:
-        """What becomes of several arrays."""
         raise NotImplementedError
 
     def axis_in(self, axis: int, shape: tuple[int, ...]) -> int:
@@ -72,11 +65,3 @@ class Adapter:
                 f"{self!r} keeps the number of axes, but makes {goal.shape} of {view.shape}."
             )
         return goal.shape[axis]
-
-
-def integer(name: str, argument: str, value: Any, least: int | None = None) -> None:
-    """Raises unless an argument is an integer, and at least so large."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} needs an integer for {argument}, got {value!r}.")
-    if least is not None and value < least:
-        raise ValueError(f"{name} needs {argument} >= {least}, got {argument}={value!r}.")

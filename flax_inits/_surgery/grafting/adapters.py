@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 
+from ..._base import checks
 from ..._base.types import DType
 from ..._tree.casting import can_cast
-from .adapter import Adapter, Goal, Misfit, integer
+from .adapter import Adapter, Goal, Misfit
 from .views import View, computed, converted, part, repeated, transposed
 
 
@@ -35,10 +36,10 @@ class cut(Adapter):
     size: int | None = None
 
     def __post_init__(self) -> None:
-        integer("cut", "axis", self.axis)
-        integer("cut", "start", self.start, least=0)
+        checks.integer("cut", "axis", self.axis)
+        checks.integer("cut", "start", self.start, least=0)
         if self.size is not None:
-            integer("cut", "size", self.size, least=0)
+            checks.integer("cut", "size", self.size, least=0)
 
     def applied(self, view: View, goal: Goal) -> View:
         """The part of the array."""
@@ -74,7 +75,7 @@ class tile(Adapter):
     axis: int
 
     def __post_init__(self) -> None:
-        integer("tile", "axis", self.axis)
+        checks.integer("tile", "axis", self.axis)
 
     def applied(self, view: View, goal: Goal) -> View:
         """The array as every slice."""
@@ -113,7 +114,7 @@ class transpose(Adapter):
 
     def __init__(self, *axes: int):
         for axis in axes:
-            integer("transpose", "every axis", axis)
+            checks.integer("transpose", "every axis", axis)
         if len(set(axes)) < len(axes):
             raise ValueError(f"transpose needs distinct axes, got {axes}.")
         object.__setattr__(self, "axes", axes)
@@ -153,7 +154,7 @@ class reshape(Adapter):
 
     def __init__(self, *shape: int):
         for size in shape:
-            integer("reshape", "every size", size, least=-1)
+            checks.integer("reshape", "every size", size, least=-1)
         if shape.count(-1) > 1:
             raise ValueError(f"reshape can infer one size, got {shape}.")
         object.__setattr__(self, "shape", shape)

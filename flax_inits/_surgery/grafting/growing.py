@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from ..._base import checks
-from .adapter import Adapter, Goal, Misfit, integer
-from .views import View, averaged, concatenated, part
+from .adapter import Adapter, Goal, Misfit
+from .views import View, averaged, concatenated, part, replaced
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -39,9 +39,9 @@ class grow(Adapter):
     size: int | None = None
 
     def __post_init__(self) -> None:
-        integer("grow", "axis", self.axis)
+        checks.integer("grow", "axis", self.axis)
         if self.size is not None:
-            integer("grow", "size", self.size, least=0)
+            checks.integer("grow", "size", self.size, least=0)
         if isinstance(self.init, str):
             checks.one_of("grow", "init", self.init, ["mean"])
         elif getattr(self.init, "is_factory", False):
@@ -75,7 +75,7 @@ class grow(Adapter):
         old = view.shape[axis]
         if self.init == "mean":
             return averaged(view, axis, size - old)
-        shape = (*view.shape[:axis], size, *view.shape[axis + 1 :])
+        shape = replaced(view.shape, axis, size)
         if self.init is not None:
             return part(goal.draw(self.init, shape, view.dtype), axis, old, size)
         if goal.own is None:

@@ -2,15 +2,16 @@
 
 import dataclasses
 
+from ..._base import checks
 from ..._base.errors import listed
-from .adapter import Adapter, Goal, Misfit, integer
-from .views import View, concatenated, slice_of, stacked
+from .adapter import Adapter, Goal, Misfit
+from .views import View, concatenated, replaced, slice_of, stacked
 
 
-class _Join(Adapter):
-    joins = True
+class Join(Adapter):
+    """A change of several arrays into one."""
 
-    def joined(self, views: list[View], goal: Goal) -> View:
+    def joined(self, views: list[View]) -> View:
         """The arrays as one; all but the joined axis must be alike."""
         shapes = list(dict.fromkeys(self._common(view.shape) for view in views))
         dtypes = list(dict.fromkeys(view.dtype for view in views))
@@ -29,7 +30,7 @@ class _Join(Adapter):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class stack(_Join):
+class stack(Join):
     """Makes one array of several, each a slice along a new axis: the layers of a scan.
 
     What a wildcard matches is stacked in natural order (`layer_2` before `layer_10`), what is
@@ -53,7 +54,7 @@ class stack(_Join):
     axis: int
 
     def __post_init__(self) -> None:
-        integer("stack", "axis", self.axis)
+        checks.integer("stack", "axis", self.axis)
 
     def _common(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
@@ -63,7 +64,7 @@ class stack(_Join):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class concatenate(_Join):
+class concatenate(Join):
     """Makes one array of several, one after the other along an axis: a fused query, key, value.
 
     What a wildcard matches is joined in natural order, what is listed in `take([...])` in the
@@ -86,11 +87,11 @@ class concatenate(_Join):
     axis: int
 
     def __post_init__(self) -> None:
-        integer("concatenate", "axis", self.axis)
+        checks.integer("concatenate", "axis", self.axis)
 
     def _common(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         axis = self.axis_in(self.axis, shape)
-        return (*shape[:axis], *shape[axis + 1 :])
+        return replaced(shape, axis)
 
     def _join(self, views: list[View]) -> View:
         return concatenated(views, self.axis_in(self.axis, views[0].shape))
@@ -121,7 +122,7 @@ class unstack(Adapter):
     axis: int
 
     def __post_init__(self) -> None:
-        integer("unstack", "axis", self.axis)
+        checks.integer("unstack", "axis", self.axis)
 
     def applied(self, view: View, goal: Goal) -> View:
         """The slice that belongs to the leaf."""

@@ -9,19 +9,10 @@ import numpy as np
 
 from ..._base import checks
 from ..._tree.leaves import at_least_float32
-from .adapter import Adapter, Goal, Misfit, integer
-from .views import View, computed, concatenated, part
+from .adapter import Adapter, Goal, Misfit
+from .views import View, computed, concatenated, part, replaced
 
-_METHODS = (
-    "nearest",
-    "linear",
-    "bilinear",
-    "trilinear",
-    "cubic",
-    "bicubic",
-    "lanczos3",
-    "lanczos5",
-)
+_METHODS = "nearest linear bilinear trilinear cubic bicubic lanczos3 lanczos5".split()
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -59,7 +50,7 @@ class resize(Adapter):
         axes = checks.axes("resize", "axes", self.axes)
         object.__setattr__(self, "axes", axes[0] if len(axes) == 1 else axes)
         checks.one_of("resize", "method", self.method, _METHODS)
-        integer("resize", "prefix", self.prefix, least=0)
+        checks.integer("resize", "prefix", self.prefix, least=0)
         if len(axes) > 1 and (self.prefix or self.grid is not None):
             raise ValueError(
                 f"resize: prefix and grid are for a grid flattened along one axis, got axes={axes}."
@@ -70,27 +61,26 @@ class resize(Adapter):
     def applied(self, view: View, goal: Goal) -> View:
         """The array with its grid in the target's size."""
         if isinstance(self.axes, tuple):
-            return self._resized(view, goal)
+            return self._resized(self.axes, view, goal)
         axis = self.axis_in(self.axes, view.shape)
         size = self.target_size(axis, view, goal)
         old, new = self._grids(view.shape[axis] - self.prefix, size - self.prefix)
         if old == new:
             return view
-        shape = (*view.shape[:axis], size, *view.shape[axis + 1 :])
         tail = part(view, axis, self.prefix, view.shape[axis])
-        between = (*shape[:axis], *new, *shape[axis + 1 :])
 
         def interpolated(array: Any) -> Any:
-            gridded = array.reshape(*shape[:axis], *old, *shape[axis + 1 :])
-            return self._interpolate(gridded, between).reshape(flat)
+            gridded = array.reshape(replaced(view.shape, axis, *old))
+            made = self._interpolate(gridded, replaced(view.shape, axis, *new))
+            return made.reshape(flat)
 
-        flat = (*shape[:axis], math.prod(new), *shape[axis + 1 :])
+        flat = replaced(view.shape, axis, math.prod(new))
         made = computed(tail, interpolated, flat, view.dtype)
         return concatenated([part(view, axis, 0, self.prefix), made], axis) if self.prefix else made
 
-    def _resized(self, view: View, goal: Goal) -> View:
+    def _resized(self, axes: tuple[int, ...], view: View, goal: Goal) -> View:
         shape = list(view.shape)
-        for axis in self.axes if isinstance(self.axes, tuple) else ():
+        for axis in axes:
             axis = self.axis_in(axis, view.shape)
             shape[axis] = self.target_size(axis, view, goal)
         if tuple(shape) == view.shape:
@@ -138,5 +128,5 @@ def _frozen(grid: Any) -> tuple:
             raise ValueError(f"resize needs grid=((h, w), (H, W)) or grid=(h, w), got {grid!r}.")
         return tuple(map(_frozen, items))
     for item in items:
-        integer("resize", "every size of grid", item, least=1)
+        checks.integer("resize", "every size of grid", item, least=1)
     return items

@@ -1,16 +1,16 @@
 """Rules of a graft: what of the target is taken from where in the donor."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..._base.types import Path, Where
 from ..._tree.forms import describe
 from ..._tree.parts import At
-from ..._tree.rules import is_where
+from ..._tree.rules import is_where, pairs_of, refuse_nested
 from .adapter import Adapter
-from .joining import unstack
+from .joining import Join, unstack
 from .patterns import captures_of
-from .sources import Donor, Wanted, binding
+from .sources import Wanted, binding
 from .take import take
 
 
@@ -24,7 +24,7 @@ class GraftRule(NamedTuple):
 
     def finder(self) -> Callable[..., tuple[Wanted, ...]]:
         """The function from the path of a leaf, and its others, to what each source means."""
-        joins = sum(isinstance(a, Adapter) and a.joins for a in self.take.adapters)
+        joins = sum(isinstance(adapter, Join) for adapter in self.take.adapters)
         several = joins > isinstance(self.take.source, tuple)
         where = self.where.where if isinstance(self.where, At) else self.where
         captures = captures_of(where)
@@ -58,13 +58,7 @@ def parsed_rules(rules_or_where: Any) -> list[GraftRule]:
                 f"{given!r}."
             )
         return [GraftRule(given, take(_same_path), alone=True)]
-    if not given:
-        raise ValueError("No rules were given; give where -> source for at least one leaf.")
-    pairs = list(given.items()) if isinstance(given, Mapping) else list(given)
-    for pair in pairs:
-        if len(pair) != 2:
-            raise ValueError(f"A rule is a pair (where, source), got {pair!r}.")
-    return [GraftRule(where, _take(where, source)) for where, source in pairs]
+    return [GraftRule(where, _take(where, source)) for where, source in pairs_of(given, "source")]
 
 
 def as_mapping(rules: Sequence[GraftRule]) -> str:
@@ -91,18 +85,8 @@ def _take(where: Where, source: Any) -> take:
         raise TypeError(f"{has}: write take(source, {source!r}).")
     if isinstance(source, list | tuple):
         raise TypeError(f"{has}: several are joined by take({source!r}, concatenate(axis=...)).")
-    if isinstance(source, Mapping) and source and isinstance(where, str):
-        inner = f"{where}/{next(iter(source))}"
-        raise TypeError(
-            f"The rule for {where!r} has a mapping, but rules do not nest: write "
-            f"{{{inner!r}: ...}}."
-        )
+    refuse_nested(where, source)
     raise TypeError(
         f"{has}: a pattern over the donor's paths, a function from the target's path to the "
         "donor's, or take(...)."
     )
-
-
-def wanted_paths(wanted: tuple[Wanted, ...], donor: Donor) -> list[list[Path]]:
-    """For each source the donor's leaves that are meant, in the order in which they are joined."""
-    return [one.paths(donor) for one in wanted]

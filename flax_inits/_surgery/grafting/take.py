@@ -12,6 +12,7 @@ from ..._base.errors import noted
 from .adapter import Adapter, Goal
 from .adapters import cast
 from .growing import grow
+from .joining import Join
 from .views import View, computed
 
 
@@ -48,7 +49,7 @@ class take:
                 )
         for adapter in adapters:
             _check_adapter(adapter)
-        joins = any(isinstance(adapter, Adapter) and adapter.joins for adapter in adapters)
+        joins = any(isinstance(adapter, Join) for adapter in adapters)
         if not sources:
             raise ValueError("take needs a source, got an empty list.")
         if isinstance(source, list | tuple) and not joins:
@@ -102,11 +103,11 @@ def chained(
             last=all(isinstance(a, cast) for a in left),
             grows=all(isinstance(a, cast | grow) for a in left),
         )
-        if isinstance(adapter, Adapter) and adapter.joins:
+        if isinstance(adapter, Join):
             if listed:
-                rows, listed = [[adapter.joined(row, then)] for row in rows], False
+                rows, listed = [[adapter.joined(row)] for row in rows], False
             else:
-                rows = [[adapter.joined([row[0] for row in rows], then)]]
+                rows = [[adapter.joined([row[0] for row in rows])]]
         else:
             rows = [[_adapted(adapter, view, then) for view in row] for row in rows]
     return rows[0][0]
