@@ -444,6 +444,13 @@ def test_a_level_that_is_the_targets_own_stays():
     assert all((leaf == 1).all() for leaf in jax.tree.leaves(fi.graft(params, donor, "**")))
 
 
+def test_a_param_called_value_beside_a_module_stays():
+    donor = {"gate": {"value": np.ones(2, "f"), "Dense_0": {"bias": np.ones(2, "f")}}}
+    params = {"gate": {"scale": jnp.zeros(2), "Dense_0": {"bias": jnp.zeros(2)}}}
+    after = fi.graft(params, donor, {"gate/scale": "gate/value", "**/bias": "**/bias"})
+    assert all((leaf == 1).all() for leaf in jax.tree.leaves(after))
+
+
 def test_a_segment_with_a_slash():
     params = {"wn": {"Dense_0/kernel/scale": jnp.zeros(2)}}
     donor = numbered("other", "wn/Dense_0/kernel/scale")

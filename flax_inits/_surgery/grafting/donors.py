@@ -1,5 +1,6 @@
 """A donor's leaves by path, whatever form a checkpoint gave it."""
 
+import collections
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,11 +80,8 @@ def check_array(path: Path, leaf: Any) -> None:
 def _without_values(names: Sequence[Path], targets: Sequence[Path]) -> list[Path]:
     if any(path[-1:] == ("value",) for path in targets):
         return list(names)
-    children: dict[Path, int] = {}
-    for name in names:
-        children[name[:-1]] = children.get(name[:-1], 0) + 1
-    alone = {node for node, count in children.items() if count == 1 and node}
-    return [n[:-1] if n[-1:] == ("value",) and n[:-1] in alone else n for n in names]
+    below = collections.Counter(name[:end] for name in names for end in range(1, len(name)))
+    return [n[:-1] if n[-1:] == ("value",) and below[n[:-1]] == 1 else n for n in names]
 
 
 def is_state(leaf: Any) -> bool:
