@@ -32,10 +32,9 @@ def missing(rule: GraftRule, path: Path, wanted: Wanted, donor: Mapping[Path, An
     source = str(wanted)
     use = "selects" if source == show(path) else f"takes for {show(path)!r}"
     lacks = f"The donor has no leaf at {source!r}, which {describe(rule.where)} {use}."
-    exact = tuple(segment for segment in wanted.segments if isinstance(segment, str))
-    if len(exact) < len(wanted.segments):
+    if wanted.wild is not None:
         return Missing(f"{lacks} {globs.explain(source, list(donor))}")
-    return Missing(lacks + _elsewhere(donor, exact))
+    return Missing(lacks + _elsewhere(donor, wanted.segments))
 
 
 def _elsewhere(donor: Mapping[Path, Any], path: Path) -> str:
@@ -63,16 +62,12 @@ def check_shape(rule: GraftRule, path: Path, sources: list[Path], view: View, le
     shape = tuple(np.shape(leaf))
     if view.shape == shape:
         return
-    name, made = _made(rule, sources)
-    place = "there" if show(path) == name else f"at {show(path)!r}"
-    text = f"The donor's {name!r} has shape {view.shape}{made}, but the tree holds shape {shape}"
+    text = _unlike(rule, path, sources, f"has shape {view.shape}", f"shape {shape}")
     fits = _fitting(rule, path, sources, view.shape, shape)
     if rule.alone:
         others = [f", as by lambda path, leaf: {segment!r} not in path" for segment in path[-2:]]
-        fits = f"; select only leaves of equal shape{''.join(others[:1])}.{fits}"
-    else:
-        fits = f".{fits}"
-    raise Misfit(f"{text} {place}{fits}")
+        text += f"; select only leaves of equal shape{''.join(others[:1])}"
+    raise Misfit(f"{text}.{fits}")
 
 
 def _fitting(
@@ -107,9 +102,7 @@ def check_dtype(rule: GraftRule, path: Path, sources: list[Path], view: View, le
     dtype = dtype_of(leaf)
     if view.dtype == dtype:
         return
-    name, made = _made(rule, sources)
-    place = "there" if show(path) == name else f"at {show(path)!r}"
-    text = f"The donor's {name!r} is {view.dtype}{made}, but the tree holds {dtype} {place}"
+    text = _unlike(rule, path, sources, f"is {view.dtype}", str(dtype))
     if not can_cast(view.dtype, dtype):
         raise ValueError(f"{text}, which cannot hold it.")
     rule_text = _with(rule, path, sources, "cast()")
@@ -127,8 +120,11 @@ def _with(rule: GraftRule, path: Path, sources: list[Path], call: str) -> str:
     return f"{{{escaped(path)!r}: take({escaped(sources[0])!r}, {adapters})}}"
 
 
-def _made(rule: GraftRule, sources: list[Path]) -> tuple[str, str]:
-    """The first source by name, and what the shape or dtype is that of."""
-    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+def _unlike(rule: GraftRule, path: Path, sources: list[Path], given: str, wanted: str) -> str:
+    """What the donor gives after all adapters, and what the tree holds instead."""
+    source = show(sources[0])
+    more = f" (with {len(sources) - 1} more)" if len(sources) > 1 else ""
     adapters = ", ".join(map(shown, rule.take.adapters))
-    return show(sources[0]), f"{more and f' (with{more[4:]})'}{adapters and f' after {adapters}'}"
+    after = f" after {adapters}" if adapters else ""
+    place = "there" if show(path) == source else f"at {show(path)!r}"
+    return f"The donor's {source!r} {given}{more}{after}, but the tree holds {wanted} {place}"

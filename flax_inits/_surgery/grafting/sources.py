@@ -8,16 +8,7 @@ from ..._base.errors import noted
 from ..._base.types import Path, Where
 from ..._tree.forms import describe
 from ..._tree.paths import show
-from .patterns import (
-    SPAN,
-    Captures,
-    Group,
-    Segment,
-    Wild,
-    natural,
-    parsed,
-    wilds,
-)
+from .patterns import SPAN, Captures, Group, Segment, Wild, natural, parsed, wilds
 
 
 class Donor:
@@ -51,22 +42,28 @@ class Donor:
 class Wanted(NamedTuple):
     """A path of the donor, or several that differ in what a wildcard stands for."""
 
-    segments: tuple[str | tuple[str, Wild, str], ...]
+    segments: Path
+    """In one of them, `_HOLE` stands for the wildcard if there is one."""
+
+    wild: Wild | None = None
 
     def paths(self, donor: Donor) -> list[Path]:
         """The leaves of the donor that are meant."""
-        for at, segment in enumerate(self.segments):
-            if not isinstance(segment, str):
-                prefix, wild, suffix = segment
-                regex = f"{re.escape(prefix)}({wild.regex}){re.escape(suffix)}"
-                before, after = self.segments[:at], self.segments[at + 1 :]
-                return donor.matching(before, re.compile(regex, re.DOTALL), after)  # type: ignore[arg-type]
-        found = donor.found(self.segments)  # type: ignore[arg-type]
-        return [] if found is None else [found]
+        if self.wild is None:
+            found = donor.found(self.segments)
+            return [] if found is None else [found]
+        at = next(i for i, segment in enumerate(self.segments) if _HOLE in segment)
+        prefix, _, suffix = self.segments[at].partition(_HOLE)
+        regex = f"{re.escape(prefix)}({self.wild.regex}){re.escape(suffix)}"
+        before, after = self.segments[:at], self.segments[at + 1 :]
+        return donor.matching(before, re.compile(regex, re.DOTALL), after)
 
     def __str__(self) -> str:
-        texts = [s if isinstance(s, str) else f"{s[0]}{s[1].glob}{s[2]}" for s in self.segments]
-        return "/".join(texts)
+        return show(self.segments).replace(_HOLE, self.wild.glob if self.wild else "")
+
+
+_HOLE = "\0"
+"""No name has this character in it."""
 
 
 def binding(
@@ -103,12 +100,13 @@ def binding(
     _check_groups(where, segments, source)
 
     def wanted(path: Path, captures: Captures) -> Wanted:
-        texts: list[Any] = list(captures.wilds)
+        texts = list(captures.wilds)
         if skipped is not None:
             del texts[skipped]
         if extra is not None:
-            texts.insert(extra, theirs[extra][0])
-        return Wanted((*_filled(segments, texts, captures), *captures.rest))
+            texts.insert(extra, _HOLE)
+        filled = (*_filled(segments, texts, captures), *captures.rest)
+        return Wanted(filled, None if extra is None else theirs[extra][0])
 
     return wanted
 
@@ -158,42 +156,23 @@ def _check_groups(where: Where, segments: list[Segment], source: str) -> None:
         )
 
 
-def _filled(
-    segments: list[Segment], texts: list[Any], captures: Captures
-) -> tuple[str | tuple[str, Wild, str], ...]:
+def _filled(segments: list[Segment], texts: Sequence[str], captures: Captures) -> list[str]:
     """The segments of a source with what its wildcards and groups stand for."""
     left, spans = iter(texts), iter(captures.spans)
-    filled: list[Any] = []
+    filled: list[str] = []
     for segment in segments:
         if segment is SPAN:
             filled += next(spans)
             continue
-        before, wild, after = "", None, ""
+        text = ""
         for piece in segment:
-            if isinstance(piece, Group):
-                piece = (captures.match[piece.name] or "") if captures.match else ""
-            elif isinstance(piece, Wild):
-                piece = next(left)
             if isinstance(piece, Wild):
-                wild = piece
-            elif wild is None:
-                before += piece
+                text += next(left)
+            elif isinstance(piece, Group):
+                assert captures.match is not None  # Only rules by regular expressions have groups.
+                text += captures.match[piece.name] or ""
             else:
-                after += piece
-        filled += [(before, wild, after)] if wild is not None else [before]
-    return _split(filled, captures.match is not None)
-
-
-def _split(filled: list[Any], by_groups: bool) -> tuple:
-    """A group of a regular expression may hold slashes, which separate segments."""
-    if not by_groups:
-        return tuple(filled)
-    out: list[Any] = []
-    for segment in filled:
-        if isinstance(segment, str):
-            out += segment.split("/")
-            continue
-        *outer, before = segment[0].split("/")
-        after, *inner = segment[2].split("/")
-        out += [*outer, (before, segment[1], after), *inner]
-    return tuple(segment for segment in out if segment != "")
+                text += piece
+        # A group of a regular expression may hold slashes, which separate segments.
+        filled += [text] if captures.match is None else filter(None, text.split("/"))
+    return filled
