@@ -28,9 +28,9 @@ def warn_of_ties(chosen: Sequence[int], paths: Sequence[Path], leaves: Sequence[
     for i in chosen:
         leaf = leaves[i]
         if isinstance(leaf, jax.Array | np.ndarray) and not isinstance(leaf, Tracer):
-            if id(leaf) in first:
-                tied.append((first[id(leaf)], paths[i]))
-            first.setdefault(id(leaf), paths[i])
+            kept = first.setdefault(id(leaf), paths[i])
+            if kept != paths[i]:
+                tied.append((kept, paths[i]))
     if tied:
         pairs = [f"{show(one)!r} and {show(other)!r}" for one, other in tied[:3]]
         more = f", and {len(tied) - 3} more" if tied[3:] else ""

@@ -21,7 +21,7 @@ from .._engine.recipe import Job
 from .._tree.casting import checked_as
 from .._tree.leaves import struct_of
 from .._tree.paths import path_hash
-from .._tree.places import Placement, placed_at, within_reach
+from .._tree.places import Placement, place_of, placed_at, within_reach
 from .._tree.rules import Rule, by_path, note
 
 
@@ -31,7 +31,6 @@ class RuledLeaf(NamedTuple):
     path: Path
     leaf: Any
     rule: Rule
-    place: Placement
     key_path: Path
     """The path that gives the key."""
 
@@ -42,11 +41,12 @@ def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array] | 
     None if an initializer closes over tracers: then only the caller's trace can compute its leaf.
     """
     fold, planner = _folder(key), _Planner(key)
+    places = {i: place_of(ruled.path, ruled.leaf) for i, ruled in ruled_leaves.items()}
     jobs: dict[Placement, list[Job]] = {}
     alone: list[tuple[int, RuledLeaf]] = []
     for i, ruled in ruled_leaves.items():
         with noted(note(ruled.path, ruled.rule)):
-            job, place = planner.job(ruled)
+            job, place = planner.job(ruled, places[i])
         if job is CLOSES_OVER_TRACERS:
             return None
         if isinstance(job, Whole):
@@ -54,11 +54,11 @@ def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array] | 
         else:
             job = job._replace(positions=(i,)).of(HostEvaluator([fold(ruled.key_path)]))
             jobs.setdefault(place, []).append(job)
-    made = {i: _alone(key, ruled) for i, ruled in alone}
+    made = {i: _alone(key, ruled, places[i]) for i, ruled in alone}
     for place, group in jobs.items():
         with placed_at(place):
             made.update(execute(group))
-    return arrived(made, {i: ruled.place for i, ruled in ruled_leaves.items()})
+    return arrived(made, places)
 
 
 def _folder(key: Key) -> Callable[[Path], Any]:
@@ -83,31 +83,29 @@ class _Planner:
         # mistake one whose attributes were changed for what it was.
         self._known: dict[Any, tuple[Job | Whole, Placement]] = {}
 
-    def job(self, ruled: RuledLeaf) -> tuple[Job | Whole, Placement]:
+    def job(self, ruled: RuledLeaf, place: Placement) -> tuple[Job | Whole, Placement]:
         """What makes the leaf, given the key of its path, and where; or why no job can."""
-        struct = struct_of(ruled.leaf)
-        known = (id(ruled.rule.init), struct, ruled.place)
+        init, struct = ruled.rule.init, struct_of(ruled.leaf)
+        known = (id(init), struct, place)
         if known not in self._known:
-            self._known[known] = self._plan(ruled, struct)
+            self._known[known] = self._plan(init, struct, place)
         return self._known[known]
 
     def _plan(
-        self, ruled: RuledLeaf, struct: jax.ShapeDtypeStruct
+        self, init: Any, struct: jax.ShapeDtypeStruct, place: Placement
     ) -> tuple[Job | Whole, Placement]:
-        init = ruled.rule.init
-
         def values(key: Key) -> Array:
             return checked_as(init(key, struct.shape, struct.dtype), struct, init)
 
         # Under no mesh, so that values and programs do not depend on the one in use.
-        home = Placement(device=ruled.place.device)
+        home = Placement(device=place.device)
         try:
-            return self._job(values, home, ruled.place.sharding), home
+            return self._job(values, home, place.sharding), home
         except Exception:
             if jax.sharding.get_abstract_mesh().empty:
                 raise
         # Unless the initializer itself names axes of that mesh.
-        reached = within_reach(ruled.place)
+        reached = within_reach(place)
         return self._job(values, reached, reached.sharding), reached
 
     def _job(
@@ -119,11 +117,9 @@ class _Planner:
         return jobs if isinstance(jobs, Whole) else jobs[0]
 
 
-def _alone(key: Key, ruled: RuledLeaf) -> Array:
-    leaf, place = struct_of(ruled.leaf), within_reach(ruled.place)
+def _alone(key: Key, ruled: RuledLeaf, place: Placement) -> Array:
+    leaf, place = struct_of(ruled.leaf), within_reach(place)
     with placed_at(place):
         return compute_whole(
-            lambda key: [by_path(key, ruled.path, leaf, ruled.rule, ruled.key_path)],
-            key,
-            {0: place.sharding},
+            lambda key: [by_path(key, *ruled._replace(leaf=leaf))], key, {0: place.sharding}
         )[0]

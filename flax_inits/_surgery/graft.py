@@ -18,7 +18,7 @@ from .._tree.parts import spliced
 from .._tree.paths import flatten, show
 from .grafting.filling import filled, goals
 from .grafting.growing import grow
-from .grafting.planning import Options, Planned, Taken, planned
+from .grafting.planning import Options, Taken, planned
 
 GraftRules = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 """What is taken from where: where -> a pattern over the donor's paths, or `take(...)`."""
@@ -96,7 +96,8 @@ def graft(
         if i in plan.parts or any(adapter.init is None for adapter in _growing(taken)):
             check_alive(names[i], leaves[i])
     if plan.kept:
-        _log(plan, names)
+        whys = ", ".join(f"{show(names[i])} ({kept.why})" for i, kept in plan.kept.items())
+        _LOG.warning("graft left %d leaves as they are: %s", len(plan.kept), whys)
     new = {}
     while plan.taken:  # One leaf at a time: what was computed for it goes with its plan.
         i = next(iter(plan.taken))
@@ -125,8 +126,3 @@ def _check(path: Path, leaf: Any, taken: Taken, donor: Mapping[Path, Any], key: 
 
 def _growing(taken: Taken) -> list[grow]:
     return [adapter for adapter in taken.rule.take.adapters if isinstance(adapter, grow)]
-
-
-def _log(plan: Planned, names: list[Path]) -> None:
-    whys = [f"{show(names[i])} ({kept.why})" for i, kept in plan.kept.items()]
-    _LOG.warning("graft left %d leaves as they are: %s", len(whys), ", ".join(whys))

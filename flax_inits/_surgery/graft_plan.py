@@ -43,10 +43,7 @@ class GraftRow(NamedTuple):
 
 
 _COLUMNS = tuple(
-    map(
-        Column,
-        ("target", "shape", "dtype", "source", "its shape", "its dtype", "adapters", "use"),
-    )
+    map(Column, ("target", "shape", "dtype", "source", "its shape", "its dtype", "adapters", "use"))
 )
 
 
@@ -118,33 +115,25 @@ class GraftPlan(Report):
 
 def _rows(plan: Planned, names: Sequence[Path], leaves: Sequence[Any]) -> Iterator[GraftRow]:
     for i, (path, leaf) in enumerate(zip(names, leaves, strict=True)):
-        target = {"path": path, "shape": tuple(np.shape(leaf)), "dtype": str(dtype_of(leaf))}
-        if i in plan.taken:
-            taken = plan.taken[i]
-            yield _row(plan, "taken", taken.paths, taken.rule.take.adapters, **target)
-        elif i in plan.kept:
-            kept = plan.kept[i]
-            adapters = kept.rule.take.adapters
-            yield _row(plan, f"kept: {kept.why}", kept.sources, adapters, **target)
+        target = path, tuple(np.shape(leaf)), str(dtype_of(leaf))
+        if taken := plan.taken.get(i):
+            yield _row(plan, "taken", taken.paths, taken.rule.take.adapters, target)
+        elif kept := plan.kept.get(i):
+            yield _row(plan, f"kept: {kept.why}", kept.sources, kept.rule.take.adapters, target)
         else:
-            yield _row(plan, "stays", **target)
+            yield _row(plan, "stays", [], (), target)
     left = {"unused": plan.unused, "dropped": plan.dropped, "not needed": plan.state}
     for use, sources in left.items():
         for source in sources:
-            yield _row(plan, use, [source])
+            yield _row(plan, use, [source], (), (None, None, None))
 
 
 def _row(
-    plan: Planned,
-    use: str,
-    sources: Sequence[Path] = (),
-    adapters: tuple[Any, ...] = (),
-    path: Path | None = None,
-    shape: Any = None,
-    dtype: str | None = None,
+    plan: Planned, use: str, sources: Sequence[Path], adapters: tuple[Any, ...], target: tuple
 ) -> GraftRow:
     first = plan.donor[sources[0]] if sources else None
     given = (None, None) if first is None else (tuple(np.shape(first)), str(dtype_of(first)))
+    path, shape, dtype = target
     return GraftRow(path, tuple(sources), adapters, given[0], shape, given[1], dtype, use)
 
 

@@ -19,18 +19,14 @@ def picked(
     """The leaves at the chosen paths of `made`, each like the leaf that it replaces."""
     found = dict(zip(*flatten(made)[:2], strict=True))
     for i in chosen:
-        _check_there(found, paths[i])
+        if paths[i] not in found:
+            raise ValueError(
+                f"init_fn makes no leaf at {show(paths[i])!r}, which is selected."
+                f"{elsewhere_hint(found, paths[i])}"
+            )
         if np.shape(found[paths[i]]) != np.shape(leaves[i]):
             raise ValueError(_other_shape(found, paths, leaves, chosen, i))
     return [_picked(found[paths[i]], paths[i], leaves[i]) for i in chosen]
-
-
-def _check_there(found: Mapping[Path, Any], path: Path) -> None:
-    if path not in found:
-        raise ValueError(
-            f"init_fn makes no leaf at {show(path)!r}, which is selected."
-            f"{elsewhere_hint(found, path)}"
-        )
 
 
 def _picked(made: Any, path: Path, leaf: Any) -> Array:

@@ -21,15 +21,7 @@ from .._tree.parts import Part, spliced
 from .._tree.paths import flatten
 from .._tree.places import free, laid_out, place_of
 from .._tree.resolve import resolve_parts
-from .._tree.rules import (
-    Rule,
-    assign_parts,
-    by_path,
-    is_where,
-    narrower,
-    no_initializers,
-    parsed,
-)
+from .._tree.rules import Rule, assign_parts, by_path, is_where, narrower, no_initializers, parsed
 from .cautions import warn_of_stored_shapes, warn_of_ties
 from .draw import RuledLeaf, draw
 from .picked import picked
@@ -139,20 +131,16 @@ def _by_rules(key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
         raise TypeError(no_initializers(rules))
     chosen, parts = _assigned(tree, rules, allow_unmatched)
     warn_of_stored_shapes(chosen, tree.paths, tree.leaves)
+    ruled_leaves = {
+        i: RuledLeaf(tree.paths[i], tree.leaves[i], rule, tree.key_paths[i])
+        for i, rule in chosen.items()
+    }
     if not tracing() and not isinstance(key, Tracer):
-        ruled_leaves = {}
-        for i, rule in chosen.items():
-            path, leaf = tree.paths[i], tree.leaves[i]
-            ruled_leaves[i] = RuledLeaf(path, leaf, rule, place_of(path, leaf), tree.key_paths[i])
         new = draw(key, ruled_leaves)
         if new is not None:
             check_replicas(tree.paths, tree.leaves, chosen, new, parts)
             return new, parts
-    made = {}
-    for i, rule in chosen.items():
-        values = by_path(key, tree.paths[i], tree.leaves[i], rule, tree.key_paths[i])
-        made[i] = laid_out(values, tree.leaves[i])
-    return made, parts
+    return {i: laid_out(by_path(key, *one), one.leaf) for i, one in ruled_leaves.items()}, parts
 
 
 def _assigned(

@@ -20,11 +20,9 @@ def adapters_for(given: Sequence[int], wanted: Sequence[int]) -> str:
 
 def resize_for(given: Sequence[int], wanted: Sequence[int]) -> str:
     """The call of `resize` for shapes that may be those of grids of positions; or ""."""
-    differ = [
-        axis for axis, sizes in enumerate(zip(given, wanted, strict=False)) if len({*sizes}) > 1
-    ]
     if len(given) != len(wanted) or len(given) < 2:
         return ""
+    differ = [axis for axis, size in enumerate(given) if size != wanted[axis]]
     if len(differ) == 1:
         sizes = given[differ[0]], wanted[differ[0]]
         for prefix in (0, 1, 2):

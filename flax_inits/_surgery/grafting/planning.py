@@ -125,8 +125,8 @@ def planned(
             check_dtype(rule, names[i], one.paths, view, leaves[i])
             taken[i] = one
     if not taken:
-        whys = [kept[i].misfit for i in list(kept)[:1]]
-        raise ValueError(f"No leaf of the donor fits, so nothing would be taken. {whys[0]}")
+        why = next(iter(kept.values())).misfit
+        raise ValueError(f"No leaf of the donor fits, so nothing would be taken. {why}")
     return _with_leftovers(Planned(taken, kept, parts, given.leaves, [], [], []), rules, options)
 
 
