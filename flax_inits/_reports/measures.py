@@ -24,13 +24,17 @@ _EQUAL = 1e-5
 
 
 def measure(tapped: Tapped, args: Any, total: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """For each tap, its shape and dtype, and its measures with the steps of scans in front.
+    """For each tap, its shape and dtype in one step, and its measures with the steps in front.
 
     `total(outputs)` is the number whose gradients are taken. Activations of equal shape and dtype
     are measured by one loop and taken apart on the host, or deep networks would compile for long.
     """
     shapes = jax.eval_shape(lambda args: tapped(args)[1], args)
-    inner = [_inner(site.steps, shapes[site.tap]) for site in _first(tapped)]
+    depths = {site.tap: len(site.steps) for site in tapped.sites()}
+    inner = [
+        jax.ShapeDtypeStruct(shape.shape[depths[tap] :], shape.dtype)
+        for tap, shape in enumerate(shapes)
+    ]
     groups = _groups(inner)
 
     @jax.jit
@@ -47,16 +51,6 @@ def measure(tapped: Tapped, args: Any, total: Any) -> list[tuple[Any, dict[str, 
         ]
 
     return _apart(inner, shapes, groups, jax.device_get(run(args)))
-
-
-def _first(tapped: Tapped) -> list[Any]:
-    """One site for each tap, in the order of taps."""
-    return [site for _, site in sorted({site.tap: site for site in tapped.sites()}.items())]
-
-
-def _inner(steps: tuple[int, ...], shape: Any) -> jax.ShapeDtypeStruct:
-    """What is at a tap in one step."""
-    return jax.ShapeDtypeStruct(shape.shape[len(steps) :], shape.dtype)
 
 
 def _groups(inner: Sequence[Any]) -> list[tuple[tuple[int, ...], list[int]]]:

@@ -25,8 +25,7 @@ def of_summary(report: Any) -> Any:
     """Each line of the table: its range, mean and standard deviation."""
     pyplot = _pyplot()
     known = [(name, row) for name, row in report.lines() if isinstance(row.mean, float)]
-    height = 1.0 + 0.22 * len(known)
-    figure, axes = pyplot.subplots(figsize=(8, height), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 1.0 + 0.22 * len(known)), layout="constrained")
     for height, (_, row) in enumerate(known):
         color = _RED if row.change in _UNLIKE else _BLUE
         axes.plot([row.min, row.max], [height, height], color=_GRAY, linewidth=1)
@@ -56,9 +55,9 @@ def of_signal(report: Any) -> Any:
     figure, (above, below) = pyplot.subplots(
         2, 1, figsize=(width, 5), height_ratios=[3, 2], sharex=True, layout="constrained"
     )
-    histograms(above, rows)
+    _histograms(above, rows)
     above.set_ylabel("activations")
-    sizes(below, rows)
+    _sizes(below, rows)
     below.legend(frameon=False, fontsize=8)
     ticks = range(0, len(rows), step)
     labels = [rows[i].layer for i in ticks]
@@ -77,7 +76,7 @@ def _shown(columns: int, rows: int, step: int) -> str:
     return text + (f"; one in {step} is named" if step > 1 else "")
 
 
-def histograms(axes: Any, rows: Any) -> None:
+def _histograms(axes: Any, rows: Any) -> None:
     """One column per activation; darker where more of its values are."""
     counts = np.array([row.histogram for row in rows], float).T
     shares = counts / np.maximum(counts.sum(axis=0), 1)
@@ -88,7 +87,7 @@ def histograms(axes: Any, rows: Any) -> None:
     axes.set_ylim(EDGES[0], EDGES[-1])
 
 
-def sizes(axes: Any, rows: Any) -> None:
+def _sizes(axes: Any, rows: Any) -> None:
     """The activations' root mean square and the gradients' norm, on a logarithmic axis."""
     depth = np.arange(len(rows))
     activations = [np.hypot(abs(row.mean or 0), row.std or 0) for row in rows]

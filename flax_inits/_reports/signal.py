@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -110,7 +110,7 @@ def signal(
             return recorder.result(fun(*args[: len(tree)], *inputs, **kwargs))
 
     traced, arrays = of_arrays(recorded, given, {})
-    with _explained(network, model, args):
+    with _explained(network, model, tree, inputs):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
     sites = tapped.sites()
     points = [recorder.point(site.name) for site in sites]
@@ -148,18 +148,16 @@ def _check_concrete(leaves: Sequence[Any]) -> None:
         )
 
 
-def _explained(network: Network | None, model: Any, args: tuple[Any, ...]) -> contextlib.ExitStack:
+@contextlib.contextmanager
+def _explained(network: Network | None, model: Any, tree: tuple, inputs: tuple) -> Iterator[None]:
     """Lets what goes wrong in the network say where, and what may have been given wrongly."""
-    stack = contextlib.ExitStack()
     name = _name(model) if network is None else network.name
-    inputs = args[1:] if network is None else network.taken(args)[1]
     note = f"while signal traced {name} with the inputs given to it"
     if any(isinstance(given, list) for given in inputs):
         note += ", in which a list is one input: give several one by one"
-    stack.enter_context(noted(note))
-    if network is not None:
-        stack.enter_context(network.explained("signal", network.taken(args)[0]))
-    return stack
+    own = contextlib.nullcontext() if network is None else network.explained("signal", *tree)
+    with noted(note), own:
+        yield
 
 
 def _name(model: Any) -> str:

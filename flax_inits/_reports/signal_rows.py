@@ -74,10 +74,9 @@ def rows_of(
     """The records of all values, each followed by those of the modules that return it as it is."""
     rows, calls = [], collections.Counter()
     for site, point in zip(sites, points, strict=True):
-        facts = _facts(site, *measured[site.tap])
         row = SignalRow(
             **_names(point.path, point.role, site.steps, calls),
-            **facts,
+            **_facts(site, *measured[site.tap]),
             enters=point.enters,
             result=point.result,
         )

@@ -119,13 +119,13 @@ class Tapped:
         return [*carry, *outputs], found
 
     def _count(self, equations: Iterable[Any]) -> int:
-        """Counts the taps in these equations."""
+        """Counts the taps in these equations; those in a scan of no steps see nothing."""
         count = 0
         for equation in equations:
             name = equation.primitive.name
             if name == "name":
                 count += equation.params["name"].startswith(self._prefix)
-            elif name == "scan" or name in _CALLS:
+            elif name in _CALLS or (name == "scan" and equation.params["length"]):
                 count += self._count(opened(equation.params["jaxpr"])[0].eqns)
         return count
 

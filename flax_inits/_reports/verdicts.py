@@ -1,5 +1,6 @@
 """What is wrong with a network's signal, and where it begins."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -153,12 +154,8 @@ def _units(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
 
 def _last_run(positions: Sequence[int], holds: Callable[[int], bool]) -> int | None:
     """The first position from which on `holds` is true of all."""
-    begin = None
-    for position in reversed(positions):
-        if not holds(position):
-            break
-        begin = position
-    return begin
+    run = list(itertools.takewhile(holds, reversed(positions)))
+    return run[-1] if run else None
 
 
 def _layer(rows: Sequence[Any], index: int) -> str:

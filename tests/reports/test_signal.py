@@ -175,6 +175,18 @@ def test_each_step_of_a_scan_has_its_rows(block):
         hidden = nn.tanh(before)
 
 
+def test_a_scan_of_no_steps_has_no_rows():
+    def net(kernels, x, record):
+        def step(x, kernel):
+            return record("within", x @ kernel), None
+
+        return record("after", jax.lax.scan(step, record("before", x), kernels)[0])
+
+    rows = flax_inits.signal(net, jnp.zeros((0, 64, 64)), X).rows
+    assert [row.path for row in rows if row.role == "recorded"] == [("before",), ("after",)]
+    assert all(row.std == pytest.approx(float(X.std()), rel=1e-5) for row in rows)
+
+
 def test_reversed_scans_run_backward():
     def net(kernels, x, record):
         def step(x, kernel):
