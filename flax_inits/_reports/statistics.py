@@ -25,13 +25,13 @@ class Statistics(NamedTuple):
     nonfinite: float
 
 
-class Distance(NamedTuple):
+class Difference(NamedTuple):
     """How far an array is from an older one; None where that cannot be told."""
 
     changed: float | None
     """The share of elements that differ; NaN is equal to NaN."""
 
-    relative: float | None
+    distance: float | None
     """The norm of the difference over that of the older array."""
 
     largest: float | None
@@ -60,14 +60,14 @@ def of_leaves(leaves: Sequence[Any]) -> list[Statistics | None]:
     ]
 
 
-def distances(pairs: Iterable[tuple[Any, Any]]) -> list[Distance]:
+def differences(pairs: Iterable[tuple[Any, Any]]) -> list[Difference]:
     """How far the first of each pair is from the second, which has the same shape."""
     started = [_run(_difference, *_alike(new, old)) for new, old in pairs]
     found = []
     for changed, largest, norm, of_old in jax.device_get(started):
         with np.errstate(all="ignore"):
-            relative = norm / of_old if norm else norm
-        found.append(Distance(float(changed), float(relative), float(largest)))
+            distance = norm / of_old if norm else norm
+        found.append(Difference(float(changed), float(distance), float(largest)))
     return found
 
 

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from .._base.types import Path, PyTree
 from .._tree.leaves import check_alive, dtype_of
 from .._tree.paths import flatten, show
-from .statistics import Distance, Statistics, distances, has_values, of_leaves
+from .statistics import Difference, Statistics, differences, has_values, of_leaves
 from .summary_table import Summary, SummaryRow
 
 
@@ -34,7 +34,7 @@ def summary(params: PyTree, other: PyTree = None) -> Summary:
             path; containers and boxes may differ.
 
     Returns:
-        A `Summary`. It prints as a table (above 50 leaves, one line stands for all repeats of a
+        A `Summary`. It prints as a table (above 200 leaves, one line stands for all repeats of a
         block), colored by rich, as HTML in a notebook; `.rows` are the records, one per leaf, and
         `.plot()` is a matplotlib figure (with `flax_inits[plot]`). With `other`, a row's `change`
         is "same object", "equal" (in every value; NaN equals NaN), "changed", "added", "removed",
@@ -56,16 +56,15 @@ def summary(params: PyTree, other: PyTree = None) -> Summary:
     2 leaves, 5 elements, 20 B, 1 same object, 1 changed
     """
     paths, leaves = _checked(params, "params")
-    rows = _rows(paths, leaves)
+    rows = [_row(*facts) for facts in zip(paths, leaves, of_leaves(leaves), strict=True)]
     if other is None:
         return Summary(rows)
     before = dict(zip(*_checked(other, "other"), strict=True))
-    present = set(paths)
-    gone = [path for path in before if path not in present]
     changes = _changes(leaves, [before.get(path) for path in paths])
     rows = [dataclasses.replace(row, **change) for row, change in zip(rows, changes, strict=True)]
-    removed = [_row(path, before[path], None) for path in gone]
-    return Summary(rows + [dataclasses.replace(row, change="removed") for row in removed])
+    present = set(paths)
+    gone = [_row(path, leaf, None) for path, leaf in before.items() if path not in present]
+    return Summary(rows + [dataclasses.replace(row, change="removed") for row in gone])
 
 
 def _checked(tree: PyTree, name: str) -> tuple[list[Path], list[Any]]:
@@ -85,11 +84,6 @@ def _checked(tree: PyTree, name: str) -> tuple[list[Path], list[Any]]:
     return paths, leaves
 
 
-def _rows(paths: Sequence[Path], leaves: Sequence[Any]) -> list[SummaryRow]:
-    found = of_leaves(leaves)
-    return [_row(*facts) for facts in zip(paths, leaves, found, strict=True)]
-
-
 def _row(path: Path, leaf: Any, found: Statistics | None) -> SummaryRow:
     shape, dtype = tuple(np.shape(leaf)), dtype_of(leaf)
     count = math.prod(shape)
@@ -98,25 +92,21 @@ def _row(path: Path, leaf: Any, found: Statistics | None) -> SummaryRow:
     return SummaryRow(path, shape, str(dtype), sharding, count, count * dtype.itemsize, **known)
 
 
-_NO_DISTANCE = Distance(None, None, None)
+_UNKNOWN = Difference(None, None, None)
 
 
 def _changes(leaves: Sequence[Any], others: Sequence[Any]) -> list[dict[str, Any]]:
     """For each leaf, the fields of its row that say how it differs from the other one."""
     compared = [i for i, pair in enumerate(zip(leaves, others, strict=True)) if _comparable(*pair)]
-    found = dict(zip(compared, distances((leaves[i], others[i]) for i in compared), strict=True))
+    found = dict(zip(compared, differences((leaves[i], others[i]) for i in compared), strict=True))
     changes = []
     for i, (new, old) in enumerate(zip(leaves, others, strict=True)):
-        distance = found.get(i, _NO_DISTANCE)
+        difference = found.get(i, _UNKNOWN)
         if new is old and has_values(new):
-            distance = Distance(0.0, 0.0, 0.0)
-        changes.append(_fields(_kind(new, old, distance.changed), distance))
+            difference = Difference(0.0, 0.0, 0.0)
+        kind = _kind(new, old, difference.changed)
+        changes.append({"change": kind, **difference._asdict()})
     return changes
-
-
-def _fields(kind: str | None, distance: Distance) -> dict[str, Any]:
-    share, relative, largest = distance
-    return {"change": kind, "changed": share, "distance": relative, "largest": largest}
 
 
 def _comparable(new: Any, old: Any) -> bool:

@@ -109,7 +109,7 @@ class Summary(Report):
         return of_summary(self)
 
     def lines(self) -> list[tuple[str, SummaryRow]]:
-        """The lines of the table; above 50 rows, one line stands for all repeats of a leaf."""
+        """The lines of the table; above 200 rows, one line stands for all repeats of a leaf."""
         lines = repeats.lines(self.rows, lambda row: show(row.path), _kind, MOST_LEAVES)
         return [(name, _pooled(rows)) for name, rows in lines]
 
