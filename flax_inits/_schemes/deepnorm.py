@@ -128,8 +128,8 @@ def deepnorm(
             "unscaled must choose the queries and keys among them."
         )
     rules = [
-        (among([path for path in kernels if path in plain], unscaled), _Xavier(1.0)),
-        (among([path for path in kernels if path not in plain], where), _Xavier(beta)),
+        (among(plain.intersection(kernels), unscaled), _Xavier(1.0)),
+        (among(kernels, where), _Xavier(beta)),
     ]
     return reinit(key, params, rules, init_fn=init_fn)
 

@@ -123,7 +123,7 @@ def _fit(output: Callable[[Array], Array], goal: Goal) -> tuple[Array, Array, Ar
 
 
 def check_std(layer: Path, stds: Array, goal: Goal) -> None:
-    """Raises for the first layer, in order, whose output is not what was asked for."""
+    """Raises if the output of a layer, or of a step of it in a scan, is not as was asked for."""
     if isinstance(stds, Tracer):
         return
     name, found = show(layer) or "the model itself", np.atleast_1d(np.asarray(stds)).ravel()

@@ -17,8 +17,6 @@ from .._tree.rules import elsewhere_hint
 from .mup_rows import MupRow, check_axes, shapes
 from .mup_rules import scaled_rules
 
-OPTIMIZERS = ("adam", "sgd")
-
 
 def mup(base: Callable[[Key], PyTree], target: Callable[[Key], PyTree]) -> Mup:
     """The maximal update parametrization of a wide model, relative to a narrow one.
@@ -196,4 +194,4 @@ def _check_optimizer(optimizer: Any) -> None:
             "optax.scale_by_adam(), mup.scale_updates('adam'), optax.add_decayed_weights(...), "
             "optax.scale_by_learning_rate(...))."
         )
-    checks.one_of("mup", "optimizer", optimizer, OPTIMIZERS)
+    checks.one_of("mup", "optimizer", optimizer, ("adam", "sgd"))

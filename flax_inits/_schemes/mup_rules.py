@@ -25,7 +25,7 @@ def scaled_rules(rules: Rules, rows: Sequence[MupRow]) -> list[tuple[Where, Call
             f"got {repr(rules) if plain else describe(rules)}."
         )
     structs = [jax.ShapeDtypeStruct(row.shape, jnp.float32) for row in rows]
-    chosen = assign(parsed(rules), [row.path for row in rows], structs, None, False)
+    chosen = assign(parsed(rules), [row.path for row in rows], structs, None)
     _check_complete([row for i, row in enumerate(rows) if i not in chosen])
     found: dict[Any, tuple[Rule, MupRow, list[Path]]] = {}
     for i, rule in chosen.items():

@@ -61,7 +61,11 @@ def chrono_gates(
         Tallec & Ollivier 2018, Can recurrent neural networks warp time?,
         https://arxiv.org/abs/1804.11188
     """
-    biases = [(gate, "bias") for gate in _names("chrono_gates", gates)]
+    if isinstance(gates, str) or len(gates) != 4 or len({*gates}) != 4:
+        raise ValueError(
+            f"chrono_gates needs four names for gates, of i, f, g and o; got {gates!r}."
+        )
+    biases = [(gate, "bias") for gate in gates]
     cells = _groups("chrono_gates", "an LSTM cell", params, where, biases)
     fused = chrono(t_max)
 
@@ -122,11 +126,11 @@ def lru_gamma(
     for log_nu, log_gamma in _groups("lru_gamma", "a recurrence", params, where, [(nu,), (gamma,)]):
         if isinstance(leaves[log_nu], jax.ShapeDtypeStruct):
             raise ValueError(f"lru_gamma follows from {show(log_nu)!r}, which is abstract.")
-        shapes = jnp.shape(leaves[log_nu]), jnp.shape(leaves[log_gamma])
-        if shapes[0] != shapes[1]:
+        given, wanted = jnp.shape(leaves[log_nu]), jnp.shape(leaves[log_gamma])
+        if given != wanted:
             raise ValueError(
-                f"lru_gamma needs equal shapes, but {show(log_nu)!r} has {shapes[0]} and "
-                f"{show(log_gamma)!r} has {shapes[1]}."
+                f"lru_gamma needs equal shapes, but {show(log_nu)!r} has {given} and "
+                f"{show(log_gamma)!r} has {wanted}."
             )
         found[log_gamma] = _gamma_log(leaves[log_nu])
     return with_leaves(params, found)
@@ -138,18 +142,14 @@ def _gamma_log(nu_log: Any) -> Array:
     return jnp.log(-jnp.expm1(-2 * jnp.exp(jnp.asarray(nu_log, wide)))) / 2
 
 
-def _names(scheme: str, gates: Sequence[str]) -> Sequence[str]:
-    if isinstance(gates, str) or len(gates) != 4 or len({*gates}) != 4:
-        raise ValueError(f"{scheme} needs four names for gates, of i, f, g and o; got {gates!r}.")
-    return gates
-
-
 def _groups(
     scheme: str, what: str, params: PyTree, where: Where, endings: Sequence[Path]
 ) -> list[tuple[Path, ...]]:
     """The chosen leaves that belong together: one path for each ending, below one node."""
     chosen, everything = set(chosen_paths(params, where)), set(flatten(params)[0])
-    nodes = {p[: -len(end)]: None for p in sorted(chosen) for end in endings if _ends(p, end)}
+    nodes = dict.fromkeys(
+        path[: -len(end)] for path in sorted(chosen) for end in endings if path[-len(end) :] == end
+    )
     groups = [tuple((*node, *end) for end in endings) for node in nodes]
     # A lone bias is nobody's: what makes a group is that the tree holds all of it.
     groups = [group for group in groups if everything.issuperset(group)]
@@ -166,7 +166,3 @@ def _groups(
                 f"{scheme} would have to change with it; select all of it."
             )
     return groups
-
-
-def _ends(path: Path, ending: Path) -> bool:
-    return path[-len(ending) :] == ending

@@ -306,6 +306,8 @@ def test_deepnorm_rejects():
     assert "init_fn=lambda key" in str(error.value) and "query" in str(error.value.__notes__)
     with pytest.raises(ValueError, match="selects none of the kernels that 'head/kernel' does"):
         fi.deepnorm(KEY, params, 3, where="head/kernel")
+    with pytest.raises(ValueError, match="query.* wins no leaf: what it selects already belongs"):
+        fi.deepnorm(KEY, params, 3, where="**/query/kernel")
     with pytest.raises(ValueError, match="selects no leaf"):
         fi.deepnorm(KEY, params, 3, where="blocks*/**/kernel", unscaled="**/q/kernel")
     with pytest.raises(ValueError, match="selects no leaf"):
