@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from .._base.errors import did_you_mean
+from .._base.imported import imported
 from .._base.types import Key, Path, PyTree, Where
 from .._tree.forms import describe
 from .._tree.modules import is_module, is_variable_type, opened
@@ -47,8 +47,7 @@ def params_of(model: Any) -> PyTree:
 
 def is_nnx_optimizer(state: Any) -> bool:
     """Whether a training state is an `nnx.Optimizer`."""
-    kind = getattr(sys.modules.get("flax.nnx"), "Optimizer", None)
-    return kind is not None and isinstance(state, kind)
+    return isinstance(state, imported("flax.nnx", "Optimizer"))
 
 
 def renew_in_place(

@@ -8,6 +8,7 @@ from typing import Any
 import flax.core
 from jax.tree_util import DictKey, keystr, tree_flatten_with_path
 
+from .._base.imported import imported
 from .._base.types import Path, PyTree
 
 
@@ -76,9 +77,7 @@ def _walk(node: Any, is_box: Callable[[Any], bool], within: Any) -> Iterator[Pat
 
 
 def _box_test() -> Callable[[Any], bool]:
-    # Importing flax.nnx takes 400 ms; while nobody has, none of its variables can be about.
-    variable = getattr(sys.modules.get("flax.nnx"), "Variable", None)
-    boxes = (flax.core.meta.AxisMetadata, *([variable] if variable else []))
+    boxes = (flax.core.meta.AxisMetadata, imported("flax.nnx", "Variable"))
     known: dict[type, bool] = {}
 
     def is_box(node: Any) -> bool:
@@ -99,8 +98,8 @@ def key_paths(tree: PyTree, paths: list[Path]) -> list[Path]:
 
     Lookahead starts from slow params that equal the fast ones.
     """
-    pair = getattr(sys.modules.get("optax"), "LookaheadParams", None)
-    if pair is None or not any("slow" in path for path in paths):
+    pair = imported("optax", "LookaheadParams")
+    if not pair or not any("slow" in path for path in paths):
         return paths
     found = list(paths)
     nodes = tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, pair))[0]

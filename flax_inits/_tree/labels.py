@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from .._base.errors import brief, listed
+from .._base.imported import imported
 from .._base.types import Path, PyTree, Where
 from .forms import Among, Selector, describe, is_function
 from .misses import nothing_selected
@@ -69,11 +70,11 @@ def _pairs(rules: Any) -> tuple[tuple[Where, Any], ...]:
     )
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
 class Labels:
     """What `labels` makes."""
 
-    def __init__(self, pairs: tuple[tuple[Where, Any], ...]):
-        self._pairs = pairs
+    _pairs: tuple[tuple[Where, Any], ...]
 
     def __call__(self, params: PyTree) -> PyTree:
         """The label of each leaf, in a tree of the same structure."""
@@ -81,7 +82,7 @@ class Labels:
         present, leaves, treedef = flatten(params)
         winners: dict[Path, int] = {}
         for number, (where, _) in enumerate(self._pairs):
-            asked = _asked(where, present, leaves)
+            asked = _asked(where, present, leaves, params)
             uses, unmatched = resolve(asked, names, names, params)
             # A function cannot be asked about what is masked out: it may be meant for that.
             mistaken = [part for part in unmatched if not (any(masked) and _was_asked(part))]
@@ -105,12 +106,6 @@ class Labels:
             "comes first. The first match wins: put the narrower pattern first."
         )
 
-    def __eq__(self, other: object) -> bool:
-        return self._pairs == other._pairs if isinstance(other, Labels) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._pairs)
-
     def __repr__(self) -> str:
         shown = [(describe(where), repr(label)) for where, label in self._pairs]
         try:
@@ -125,20 +120,18 @@ class Labels:
 
 def _is_masked(node: Any) -> bool:
     """Whether a node stands for leaves that an optax wrapper has taken out."""
-    # Importing optax takes 110 ms; while nobody has, none of its nodes can be about.
-    kind = getattr(sys.modules.get("optax"), "MaskedNode", None)
-    return kind is not None and isinstance(node, kind)
+    return isinstance(node, imported("optax", "MaskedNode"))
 
 
-def _asked(where: Where, paths: Sequence[Path], leaves: Sequence[Any]) -> Where:
+def _asked(where: Where, paths: Sequence[Path], leaves: Sequence[Any], tree: PyTree) -> Where:
     """`where` with the answers of its functions, which see only leaves that are there."""
     if isinstance(where, list):
-        return [_asked(part, paths, leaves) for part in where]
+        return [_asked(part, paths, leaves, tree) for part in where]
     if isinstance(where, AllBut):
-        return all_but(_asked(where.where, paths, leaves))
+        return all_but(_asked(where.where, paths, leaves, tree))
     if isinstance(where, Selector | str) or not is_function(where):
         return where
-    uses = resolve(where, paths, leaves, None)[0]
+    uses = resolve(where, paths, leaves, tree)[0]
     chosen = frozenset(path for path, use in zip(paths, uses, strict=True) if use)
     return Among(chosen, describe(where))
 

@@ -6,25 +6,20 @@ JAX can flatten a module, too, but what two attributes share then comes out twic
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from .._base import bits
+from .._base.imported import imported
 from .._base.types import Key, Path, PyTree
 from .boxes import check_ends
 
 
-def _nnx() -> Any:
-    """`flax.nnx`, which takes 400 ms to import; while nobody has, none of its objects is about."""
-    return sys.modules.get("flax.nnx")
-
-
 def is_module(node: Any) -> bool:
     """Whether `node` is an NNX module."""
-    return (nnx := _nnx()) is not None and isinstance(node, nnx.Module)
+    return isinstance(node, imported("flax.nnx", "Module"))
 
 
 @jax.tree_util.register_static
@@ -46,13 +41,14 @@ def opened(tree: PyTree) -> tuple[PyTree, Way]:
     The first of several attributes that hold a variable has it, in the order of `nnx.split`.
     """
     check_ends(tree)
-    if _nnx() is None:
+    if not imported("flax.nnx", "Module"):
         return tree, Way()
     nodes, treedef = jax.tree.flatten(tree, is_leaf=is_module)
     positions = [i for i, node in enumerate(nodes) if is_module(node)]
     if not positions:
         return tree, Way()
-    nnx = _nnx()
+    from flax import nnx
+
     graphdef, state = nnx.split([nodes[i] for i in positions])
     states = [state.get(number, nnx.State({})) for number in range(len(positions))]
 
@@ -74,7 +70,9 @@ def other_paths(tree: PyTree, paths: Sequence[Path]) -> dict[int, list[Path]]:
     """For leaves that several attributes hold: by the leaf's position, its paths but the first."""
     if opened(tree)[1].close is None:
         return {}
-    groups = [[tuple(map(str, path)) for path in group] for group in _nnx().find_duplicates(tree)]
+    from flax import nnx
+
+    groups = [[tuple(map(str, path)) for path in group] for group in nnx.find_duplicates(tree)]
     found = {i: _others(path, groups) for i, path in enumerate(paths)}
     return {i: others for i, others in found.items() if others}
 
@@ -92,26 +90,20 @@ def _others(path: Path, groups: Sequence[Sequence[Path]]) -> list[Path]:
 
 def is_variable_type(where: Any) -> bool:
     """Whether `where` is a class of NNX variables."""
-    return (
-        (nnx := _nnx()) is not None and isinstance(where, type) and issubclass(where, nnx.Variable)
-    )
+    return isinstance(where, type) and issubclass(where, imported("flax.nnx", "Variable"))
 
 
 def are_params(tree: PyTree) -> list[bool]:
     """Whether each leaf of an opened tree is trained; in a tree without NNX params all are."""
-    nnx = _nnx()
-    if nnx is None:
-        return [True] * len(jax.tree.leaves(tree))
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
-    found = [isinstance(node, nnx.Param) for node in nodes for _ in jax.tree.leaves(node)]
+    param = imported("flax.nnx", "Param")
+    found = [isinstance(node, param) for node in _nodes(tree) for _ in jax.tree.leaves(node)]
     return found if any(found) else [True] * len(found)
 
 
 def by_variable_type(where: Any, tree: PyTree) -> list[bool]:
     """Whether each leaf is in a variable of this class."""
-    variable = _nnx().Variable
-    nodes = jax.tree.leaves(opened(tree)[0], is_leaf=lambda node: isinstance(node, variable))
-    if not any(isinstance(node, variable) for node in nodes):
+    nodes = _nodes(opened(tree)[0])
+    if not any(map(_is_variable, nodes)):
         raise ValueError(
             f"{where.__name__} selects by class of NNX variable, but there is none in this tree: a "
             "pure dict has forgotten them. Give the model or its nnx.State, or select by path."
@@ -119,11 +111,19 @@ def by_variable_type(where: Any, tree: PyTree) -> list[bool]:
     return [isinstance(node, where) for node in nodes for _ in jax.tree.leaves(node)]
 
 
+def _nodes(tree: PyTree) -> list[Any]:
+    """The variables of an opened tree, and the leaves outside of them."""
+    return jax.tree.leaves(tree, is_leaf=_is_variable)
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, imported("flax.nnx", "Variable"))
+
+
 def check_values(leaves: Sequence[Any]) -> None:
     """Raises for variables that are references: a new tree would share them, or lose them."""
-    nnx = _nnx()
     for leaf in leaves:
-        hijax = nnx is not None and isinstance(leaf, nnx.Variable)
+        hijax = _is_variable(leaf)
         if hijax or isinstance(leaf, jax.Ref):
             kind = "hijax=True" if hijax else "ref=True"
             raise ValueError(
@@ -139,9 +139,10 @@ def drawn_key(key: Any) -> tuple[Key, Callable[[], object]]:
     It is the one that `rngs.params()` draws, which moves on when the second is called, so that a
     call that fails draws none.
     """
-    nnx = _nnx()
-    if nnx is None or not isinstance(key, nnx.Rngs | nnx.RngStream):
+    if not isinstance(key, (imported("flax.nnx", "Rngs"), imported("flax.nnx", "RngStream"))):
         bits.check_key(key)
         return key, lambda: None
+    from flax import nnx
+
     stream = key.params if isinstance(key, nnx.Rngs) else key
     return nnx.clone(stream)(), stream

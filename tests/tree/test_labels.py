@@ -147,6 +147,24 @@ def test_nnx_optimizer(rules):
         assert (leaf != named(before)[path]).any() == (expected[path] == "train")
 
 
+def test_classes_of_variables():
+    class Mine(nnx.Param):
+        pass
+
+    model = Model(nnx.Rngs(0))
+    model.head.bias = Mine(jnp.ones(2))
+    groups = labels({Mine: "train", all_but(Mine): "freeze"})
+    made = named(groups(nnx.state(model)))
+    assert [path for path, label in made.items() if label == "train"] == ["head/bias"]
+    # Some variables masked out, and then all of them.
+    params, sgd = nnx.state(model), optax.sgd(0.1)
+    nested = optax.partition({"a": sgd, "b": sgd}, labels({Mine: "a", nnx.Param: "b"}))
+    for outer in (labels({"head": "train", "**": "freeze"}), labels({"**": "freeze"})):
+        optax.partition({"train": nested, "freeze": sgd}, outer).init(params)
+    with pytest.raises(ValueError, match="Cache selects no leaf"):
+        labels({nnx.Cache: 1, "**": 0})(params)
+
+
 def test_a_value():
     one, other = labels({"head": "a", ("x", "y"): 1}), labels([("head", "a"), (("x", "y"), 1)])
     assert one == other and hash(one) == hash(other) and one != labels({"head": "a"})
