@@ -71,18 +71,19 @@ def renew_in_place(
     further = [_further(optimizer, model, name) for name in extra]
     params = nnx.state(model, optimizer.wrt)
     new, opt_state, changed = both(params, optimizer.opt_state, optimizer.tx)
-    updates = [(model, new), (optimizer.opt_state, nnx.state(opt_state))]
+    known = paths(nnx.state(model, nnx.Any(nnx.Param, optimizer.wrt)))
+    asked = nnx.Any(*filter(is_variable_type, extra))
+    stats = nnx.state(model, nnx.All(nnx.BatchStat, nnx.Not(asked)))
+
+    def made(stale: list[Path]) -> Callable[[Key], PyTree] | None:
+        return init_fn if callable(init_fn) and {*stale} <= _makes(init_fn, key) else None
+
+    fresh = statistics(key, stats, known, changed, made, _ADVICE)
+    # What `extra` gives comes last: a module in it may hold some of these statistics.
+    updates = [(model, new), (optimizer.opt_state, nnx.state(opt_state)), (model, fresh)]
     for number, ((name, how), (node, tree)) in enumerate(zip(extra.items(), further, strict=True)):
         label = getattr(name, "__name__", name if isinstance(name, str) else str(number))
         updates.append((node, by_extra(key, label, tree, how, new, changed)))
-    if nnx.BatchStat not in extra:
-        known = paths(nnx.state(model, nnx.Any(nnx.Param, optimizer.wrt)))
-        stats = nnx.state(model, nnx.BatchStat)
-
-        def made(stale: list[Path]) -> Callable[[Key], PyTree] | None:
-            return init_fn if callable(init_fn) and {*stale} <= _makes(init_fn, key) else None
-
-        updates.append((model, statistics(key, stats, known, changed, made, _ADVICE)))
     _update(updates)
 
 

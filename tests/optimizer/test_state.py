@@ -360,6 +360,23 @@ def test_nnx_statistics_of_new_modules():
         assert mean_after("norm", init_fn=lambda key: nnx.state(whole(key), nnx.Param)) == 3
 
 
+def test_nnx_extra_for_some_of_the_statistics():
+    """What `extra` gives them stays, though the others are looked after without it."""
+
+    class Scale(nnx.BatchStat):
+        pass
+
+    model, optimizer, *_ = nnx_with_average()
+    model.scale = Scale(jnp.ones(2))
+    sevens = {"**": flax_inits.constant(7.0)}
+    options = {"model": model, "init_fn": lambda key: Model(nnx.Rngs(key))}
+    reinit_state(KEY, optimizer, {"norm": flax_inits.ones()}, extra={Scale: sevens}, **options)
+    assert (model.scale[...] == 7).all() and not model.norm.mean[...].any()
+    only_mean = {"mean": flax_inits.constant(7.0)}
+    reinit_state(KEY, optimizer, "head", extra={model.norm: only_mean}, **options)
+    assert (model.norm.mean[...] == 7).all()
+
+
 def test_nnx_inside_of_jit():
     eager, jitted = nnx_with_average(), nnx_with_average()
     rngs = nnx.Rngs(5)
