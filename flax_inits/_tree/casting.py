@@ -1,4 +1,4 @@
-"""Values in the dtype, weak type and box of the leaf that they replace."""
+"""Values in the dtype and weak type of the leaf that they replace."""
 
 from typing import Any
 

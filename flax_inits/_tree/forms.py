@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -125,14 +125,10 @@ def is_mask(tree: PyTree) -> bool:
     """Whether `tree` is a container of bools and of nothing else."""
     if not isinstance(tree, Mapping | list | tuple):
         return False
-    found = [_as_bool(leaf) for leaf in _mask_leaves(tree)]
+    # Not the leaves of a mapping itself: the keys of rules may be patterns that have no order.
+    values = [*tree.values()] if isinstance(tree, Mapping) else tree
+    found = [_as_bool(leaf) for leaf in jax.tree.leaves(values)]
     return bool(found) and None not in found
-
-
-def _mask_leaves(tree: PyTree) -> Iterator[Any]:
-    # Not jax.tree.leaves of the whole: the keys of rules may be patterns that have no order.
-    for value in tree.values() if isinstance(tree, Mapping) else tree:
-        yield from jax.tree.leaves(value)
 
 
 def is_mask_of(where: list[Any], names: Sequence[Path]) -> bool:

@@ -3,7 +3,7 @@
 import fnmatch
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .._base.errors import closest, listed
 from .._base.types import Path
@@ -28,19 +28,9 @@ class Glob:
         self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
         self._start = self._closed({0})
 
-    def selected(self, paths: Iterable[Path]) -> Iterator[bool]:
-        """For each path, whether the pattern matches it or a node above it.
-
-        Neighbours share most of their path, so each starts where it parts from the one before.
-        """
-        previous: Path = ()
-        states = [self._start]
-        for path in paths:
-            del states[_shared(path, previous) + 1 :]
-            for segment in path[len(states) - 1 :]:
-                states.append(self._step(states[-1], segment))
-            previous = path
-            yield states[-1] == self._accepted
+    def selects(self, path: Sequence[str]) -> bool:
+        """Whether the pattern matches the path or a node above it."""
+        return functools.reduce(self._step, path, self._start) == self._accepted
 
     def _step(self, state: frozenset[int], segment: str) -> frozenset[int]:
         if state == self._accepted:  # What matches a node selects all below it.
@@ -61,14 +51,6 @@ class Glob:
             if part == "**" and position in reached:
                 reached.add(position + 1)
         return self._accepted if self._accepted <= reached else frozenset(reached)
-
-
-def _shared(path: Path, other: Path) -> int:
-    """How many segments both begin with."""
-    for position, (ours, theirs) in enumerate(zip(path, other, strict=False)):
-        if ours != theirs:
-            return position
-    return min(len(path), len(other))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -111,13 +93,10 @@ _OTHER_SYNTAX = (
 
 def _topmost(pattern: str, paths: Iterable[Path]) -> list[str]:
     """The nodes that `pattern` matches, none below another."""
-    glob, nodes = Glob(pattern), {}
-    for path in paths:
-        prefixes = [path[:end] for end in range(len(path) + 1)]
-        hits = [any(glob.selected([prefix])) for prefix in prefixes]
-        if any(hits):
-            nodes["/".join(prefixes[hits.index(True)])] = None
-    return list(nodes)
+    glob = Glob(pattern)
+    ways = ([path[:end] for end in range(len(path) + 1)] for path in paths)
+    found = (next(filter(glob.selects, way), None) for way in ways)
+    return list(dict.fromkeys("/".join(node) for node in found if node is not None))
 
 
 def escaped(path: Path) -> str:
@@ -127,38 +106,34 @@ def escaped(path: Path) -> str:
 
 
 def _any(pattern: str, paths: Iterable[Path]) -> bool:
-    return any(Glob(pattern).selected(paths))
+    return any(map(Glob(pattern).selects, paths))
 
 
 def _inner_slash(pattern: str, paths: Iterable[Path]) -> Path | None:
     glob = Glob(pattern)
-    for path in paths:
-        if any("/" in segment for segment in path):
-            if any(glob.selected([tuple("/".join(path).split("/"))])):
-                return path
-    return None
+    slashed = (path for path in paths if any("/" in segment for segment in path))
+    return next((path for path in slashed if glob.selects("/".join(path).split("/"))), None)
 
 
-def _alternatives(pattern: str, paths: Sequence[Path], most: int = 3) -> list[str]:
+def _alternatives(pattern: str, paths: Sequence[Path]) -> list[str]:
     """Patterns close to `pattern` that do select something, best first."""
     trimmed = pattern.strip("/")
     tries = [trimmed, pattern.replace("[", "[[]"), pattern.replace(".", "/")]
-    found = [known for attempt in tries if (known := _at_any_depth(attempt, paths))]
-    if not found:
-        respelled = map(_at_any_depth, _respelled(pattern, paths), [paths] * most)
-        found = [known for known in respelled if known]
+    found = _at_any_depth(tries, paths) or _at_any_depth(_respelled(pattern, paths), paths)
     shorter = trimmed.partition("/")[2]
     if not found and shorter and _any(shorter, paths):
         found = [shorter]
     if not found and len(pattern) <= 500:  # what follows takes quadratic time
-        found = _siblings(pattern, paths) or _nodes(pattern, paths)
+        nodes = (path[:end] for path in paths for end in range(1, len(path) + 1))
+        found = _siblings(pattern, paths) or _closest(pattern, nodes)
     return list(dict.fromkeys(found))
 
 
-def _at_any_depth(pattern: str, paths: Sequence[Path]) -> str | None:
-    """`pattern`, at the root or else below, if it selects anything."""
-    candidates = (pattern, f"**/{pattern}") if pattern else ()
-    return next((candidate for candidate in candidates if _any(candidate, paths)), None)
+def _at_any_depth(patterns: Iterable[str], paths: Sequence[Path]) -> list[str]:
+    """Those patterns that select anything, at the root or else below: as they do."""
+    versions = ((pattern, f"**/{pattern}") for pattern in patterns if pattern)
+    found = (next((version for version in two if _any(version, paths)), None) for two in versions)
+    return [version for version in found if version is not None]
 
 
 def _respelled(pattern: str, paths: Iterable[Path]) -> list[str]:
@@ -179,15 +154,11 @@ def _siblings(pattern: str, paths: Sequence[Path]) -> list[str]:
     """Where the pattern is right down to some node: what there is below it."""
     parts = pattern.split("/")
     for depth in range(len(parts) - 1, 0, -1):
-        hits = list(Glob("/".join(parts[:depth])).selected(paths))
-        if any(hits) and "**" not in parts:
-            nodes = (path[: depth + 1] for path, hit in zip(paths, hits, strict=True) if hit)
+        glob = Glob("/".join(parts[:depth]))
+        nodes = [path[: depth + 1] for path in paths if glob.selects(path)]
+        if nodes and "**" not in parts:
             return _closest(pattern, nodes)
     return []
-
-
-def _nodes(pattern: str, paths: Iterable[Path]) -> list[str]:
-    return _closest(pattern, (path[:end] for path in paths for end in range(1, len(path) + 1)))
 
 
 def _closest(pattern: str, nodes: Iterable[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What an existing leaf says about the one that takes its place: dtype, layout, memory."""
+"""What an existing leaf says about the one that takes its place, and whether one can."""
 
 import functools
 from typing import Any

@@ -66,7 +66,7 @@ def _why_nothing(where: Where, paths: Sequence[Path], tree: PyTree) -> str:
 def _near(where: Path, paths: Sequence[Path]) -> str:
     """What to write instead of a literal path that no leaf has."""
     glob = show(where)
-    if glob and any(globs.Glob(glob).selected(paths)):
+    if glob and any(map(globs.Glob(glob).selects, paths)):
         return f"In a tuple nothing is a wildcard, and a slash separates nothing: write {glob!r}."
     if all(any(path[:1] == (name,) for path in paths) for name in where) and len(where) > 1:
         return f"A tuple is one path; a union is a list: {list(where)!r}."

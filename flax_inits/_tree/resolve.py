@@ -82,7 +82,7 @@ def _is_mask(where: Where) -> bool:
 
 def _verdicts(where: Where, paths: Sequence[Path], leaves: Sequence[Any]) -> list[bool]:
     if isinstance(where, str):
-        return list(globs.Glob(where).selected(paths))
+        return list(map(globs.Glob(where).selects, paths))
     if forms.is_literal(where):
         return forms.by_literal(where, paths)
     if isinstance(where, re.Pattern):
