@@ -1,6 +1,6 @@
 """Keys and shapes to random values: the only source of randomness.
 
-A fused key draws the same bits as the threefry key that it wraps, through `_threefry`; jax.random's
+A fused key draws the same bits as the threefry key that it wraps, through `threefry`; jax.random's
 own samplers on top of it then make the same values of them, in one fused loop.
 """
 
@@ -32,7 +32,8 @@ def check_key(key: Key) -> None:
     if dtype is None:
         raise TypeError(f"key must be one PRNG key such as jax.random.key(0), got {_what(key)}.")
     typed = _is_typed(key)
-    if not typed and (np.dtype(dtype) != np.uint32 or key.shape[-1:] != _legacy_shape()):
+    legacy = _legacy_shape(jax.config.jax_default_prng_impl)
+    if not typed and (np.dtype(dtype) != np.uint32 or key.shape[-1:] != legacy):
         raise TypeError(
             "key must be one PRNG key such as jax.random.key(0), got an array of "
             f"dtype {dtype} and shape {key.shape}."
@@ -55,12 +56,8 @@ def _is_typed(key: Key) -> bool:
     return is_key_dtype(key.dtype)
 
 
-def _legacy_shape() -> tuple[int, ...]:
-    return _key_shape(jax.config.jax_default_prng_impl)
-
-
 @functools.cache
-def _key_shape(impl: str) -> tuple[int, ...]:
+def _legacy_shape(impl: str) -> tuple[int, ...]:
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl))).shape
 
 
@@ -160,11 +157,6 @@ _FUSED = extend_random.define_prng_impl(
     name="fused_threefry2x32",
     tag="ffry",
 )
-
-
-def random_bits(key: Key, bit_width: int, shape: Shape) -> Array:
-    """Draws unsigned integers of 8, 16, 32 or 64 bits, as `jax.random.bits` does."""
-    return jax.random.bits(fused_key(key), shape, f"uint{bit_width}")
 
 
 def uniform(key: Key, shape: Shape, dtype: DType, minval: float, maxval: float) -> Array:

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 LEFT, RIGHT = "left", "right"
@@ -80,11 +81,9 @@ class Table:
 
     def _used(self) -> tuple[list[Column], list[list[str]]]:
         """The columns in which some line has anything to say, and the lines' cells in them."""
-        used = [i for i in range(len(self.columns)) if not self.lines or any(self._column(i))]
-        return [self.columns[i] for i in used], [[line[i] for i in used] for line in self.lines]
-
-    def _column(self, index: int) -> list[str]:
-        return [line[index] for line in self.lines]
+        used = [any(cells) for cells in zip(*self.lines, strict=True)] or [True] * len(self.columns)
+        lines = [list(compress(line, used)) for line in self.lines]
+        return list(compress(self.columns, used)), lines
 
 
 class Report:

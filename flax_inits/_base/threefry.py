@@ -64,8 +64,9 @@ def counter(shape: Shape, offset: Any = 0, row: int = _ROW) -> Words:
     """
     if _fits_one_word(shape, offset):
         low = np.uint32(offset)
-        for axis, stride in enumerate(_strides(shape)):
+        for axis in range(len(shape)):
             index = lax.broadcasted_iota(np.uint32, shape, axis)
+            stride = math.prod(shape[axis + 1 :])
             low = lax.add(lax.mul(index, np.uint32(stride & _MASK)), low)
         return np.uint32(0), low
     # Past 2**32 elements, and where nobody knows how many there are: indices in two words each.
@@ -79,10 +80,6 @@ def counter(shape: Shape, offset: Any = 0, row: int = _ROW) -> Words:
 def _fits_one_word(shape: Shape, offset: Any) -> bool:
     known = not any(map(jax.export.is_symbolic_dim, shape))
     return known and offset + math.prod(shape) <= 1 << 32
-
-
-def _strides(shape: Shape) -> list:
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _strides_in_words(shape: Shape) -> list[Words]:

@@ -43,6 +43,10 @@ def fused(key):
     return bits.fused_key(key)
 
 
+def random_bits(key, bit_width, shape):
+    return jax.random.bits(bits.fused_key(key), shape, f"uint{bit_width}")
+
+
 def reference(key, index):
     """The 32 bits of one element, from the block function on the host."""
     x0, x1 = threefry.block(bits.key_words(key), divmod(index, 1 << 32))
@@ -58,7 +62,7 @@ def test_bits_equal_those_of_jax(key, bit_width, x64, partitionable):
         pytest.skip("jax truncates to 32 bits; see below")
     dtype = f"uint{bit_width}"
     with jax.enable_x64(x64), jax.threefry_partitionable(partitionable):
-        drawn = jax.jit(lambda key: [bits.random_bits(key, bit_width, s) for s in SHAPES])(key)
+        drawn = jax.jit(lambda key: [random_bits(key, bit_width, s) for s in SHAPES])(key)
         expected = jax.jit(lambda key: [jax.random.bits(key, s, dtype) for s in SHAPES])(key)
     assert all(array.dtype == dtype for array in drawn)
     chex.assert_trees_all_equal(drawn, expected)
@@ -66,7 +70,7 @@ def test_bits_equal_those_of_jax(key, bit_width, x64, partitionable):
 
 def test_64_bits_without_x64_are_truncated_as_jax_does(key):
     with pytest.warns(UserWarning, match="uint64 .* truncated to dtype uint32"):
-        drawn = bits.random_bits(key, 64, (3,))
+        drawn = random_bits(key, 64, (3,))
     chex.assert_trees_all_equal(drawn, jax.random.bits(key, (3,), "uint32"))
 
 
@@ -76,7 +80,7 @@ def test_other_implementations_draw_through_jax(impl):
     assert not bits.is_threefry(key)
     assert bits.fused_key(key) is key
     chex.assert_trees_all_equal(
-        bits.random_bits(key, 32, (3, 5)), jax.random.bits(key, (3, 5), "uint32")
+        random_bits(key, 32, (3, 5)), jax.random.bits(key, (3, 5), "uint32")
     )
     chex.assert_trees_all_equal(
         jax.jit(lambda key: bits.normal(key, (3, 5), jnp.float32))(key),
@@ -87,14 +91,12 @@ def test_other_implementations_draw_through_jax(impl):
 def test_legacy_keys_belong_to_the_default_implementation():
     legacy = jax.random.PRNGKey(5)
     assert bits.is_threefry(legacy)
-    chex.assert_trees_all_equal(bits.random_bits(legacy, 32, (4,)), jax.random.bits(legacy, (4,)))
+    chex.assert_trees_all_equal(random_bits(legacy, 32, (4,)), jax.random.bits(legacy, (4,)))
     with jax.default_prng_impl("rbg"):
         legacy = jax.random.PRNGKey(5)
         assert not bits.is_threefry(legacy)
         assert bits.fused_key(legacy) is legacy
-        chex.assert_trees_all_equal(
-            bits.random_bits(legacy, 32, (4,)), jax.random.bits(legacy, (4,))
-        )
+        chex.assert_trees_all_equal(random_bits(legacy, 32, (4,)), jax.random.bits(legacy, (4,)))
 
 
 @pytest.mark.slow
@@ -160,7 +162,7 @@ def test_arrays_of_more_than_2_to_the_32_elements(key, shape, x64):
     # XLA computes only what is left of an elementwise loop: the last 24 elements at most.
     start = [size - min(size, 1 + axis) for axis, size in enumerate(shape)]
     with jax.enable_x64(x64):
-        tail = jax.jit(lambda key: lax.slice(bits.random_bits(key, 32, shape), start, shape))(key)
+        tail = jax.jit(lambda key: lax.slice(random_bits(key, 32, shape), start, shape))(key)
     strides = [int(np.prod(shape[axis + 1 :], dtype=object)) for axis in range(len(shape))]
     for position in np.ndindex(tail.shape):
         index = sum((s + p) * t for s, p, t in zip(start, position, strides, strict=True))
@@ -186,7 +188,7 @@ def test_symbolic_dimensions(key, bit_width, x64):
     def draw(data, like):
         rows, columns = like.shape
         shape = (rows, 3, columns * 2 + 1)
-        return bits.random_bits(jax.random.wrap_key_data(data), bit_width, shape)
+        return random_bits(jax.random.wrap_key_data(data), bit_width, shape)
 
     with jax.enable_x64(x64):
         exported = export.export(jax.jit(draw))(jax.random.key_data(key), like)
@@ -201,7 +203,7 @@ def test_symbolic_dimensions_of_the_other_layout(key):
     (rows,) = export.symbolic_shape("rows")
     like = jax.ShapeDtypeStruct((rows,), jnp.float32)
     with jax.threefry_partitionable(False):
-        draw = jax.jit(lambda like: bits.random_bits(key, 32, (like.shape[0], 3)))
+        draw = jax.jit(lambda like: random_bits(key, 32, (like.shape[0], 3)))
         drawn = export.export(draw)(like).call(np.zeros(5, np.float32))
         chex.assert_trees_all_equal(drawn, jax.random.bits(key, (5, 3)))
 
@@ -213,7 +215,7 @@ def test_symbolic_strides_are_exact_past_32_bits(key):
     def last(data, like):
         rows, columns = like.shape
         # 2**20 * columns elements a row, of which only the last element is left.
-        drawn = bits.random_bits(jax.random.wrap_key_data(data), 32, (rows, 1 << 20, columns))
+        drawn = random_bits(jax.random.wrap_key_data(data), 32, (rows, 1 << 20, columns))
         return drawn[-1, -1, -1]
 
     exported = export.export(jax.jit(last))(jax.random.key_data(key), like)
@@ -377,6 +379,6 @@ def test_shards_are_drawn_where_they_live(key):
     ],
 )
 def test_what_is_no_single_key_is_rejected(key, error, message):
-    for function in (bits.check_key, bits.fused_key, lambda key: bits.random_bits(key, 32, ())):
+    for function in (bits.check_key, bits.fused_key, lambda key: bits.normal(key, (), "float32")):
         with pytest.raises(error, match=message):
             function(key)
