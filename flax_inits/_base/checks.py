@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+from jax.export import is_symbolic_dim
 
 from .errors import did_you_mean, listed
 
@@ -119,15 +119,10 @@ def rank(factory: str, shape: Sequence[Any], least: int, meaning: str, hint: str
         )
 
 
-def is_symbolic(size: Any) -> bool:
-    """Whether `size` is a dimension of `jax.export` without a number."""
-    return jax.export.is_symbolic_dim(size)
-
-
 def divides(factory: str, what: str, divisor: int, shape: Sequence[Any], axis: int) -> None:
     """Raises unless `divisor`, which is `what`, divides the size of `axis`."""
     size = shape[axis]
-    if not is_symbolic(size) and size % divisor:
+    if not is_symbolic_dim(size) and size % divisor:
         raise ValueError(
             f"{factory}: {what} = {divisor} must divide axis {axis} of the shape, "
             f"got {size} in {tuple(shape)}."
@@ -150,7 +145,7 @@ def wrapped(factory: str, name: str, chosen: Sequence[int], ndim: int) -> tuple[
 
 def known(factory: str, sizes: Sequence[Any]) -> None:
     """Raises where a size is symbolic, for what is computed from the sizes beforehand."""
-    if any(is_symbolic(size) for size in sizes):
+    if any(is_symbolic_dim(size) for size in sizes):
         raise ValueError(
             f"{factory} needs to know these sizes, got the symbolic {tuple(sizes)}; "
             "export it with numbers there."
@@ -159,4 +154,4 @@ def known(factory: str, sizes: Sequence[Any]) -> None:
 
 def is_empty(shape: Sequence[Any]) -> bool:
     """Whether an axis is known to have size zero."""
-    return any(not is_symbolic(size) and size == 0 for size in shape)
+    return any(not is_symbolic_dim(size) and size == 0 for size in shape)

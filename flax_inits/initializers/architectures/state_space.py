@@ -55,7 +55,7 @@ def mamba_a_log(
 
     def counted(key: Key, shape: tuple, dtype: np.dtype) -> Array:
         checks.rank("mamba_a_log", shape, 1, "(*channels, N)")
-        if checks.is_symbolic(shape[-1]):
+        if jax.export.is_symbolic_dim(shape[-1]):
             return jnp.log(jax.lax.broadcasted_iota(dtype, shape, len(shape) - 1) + 1)
         return jnp.broadcast_to(jnp.asarray(np.log(np.arange(1, shape[-1] + 1)), dtype), shape)
 

@@ -168,7 +168,7 @@ def prior_bias(p: float = 0.01, dtype: DType = None) -> Draw:
 
 def _share_of(share: Fraction, size: Any) -> Any:
     """⌈share · size⌉, in whole numbers."""
-    if checks.is_symbolic(size):
+    if jax.export.is_symbolic_dim(size):
         share = share.limit_denominator(46_340)  # whose square still is a 32-bit integer
     whole, rest = divmod(size, share.denominator)
     return share.numerator * whole - (-share.numerator * rest) // share.denominator
