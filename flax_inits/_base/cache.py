@@ -1,14 +1,34 @@
 """What was made for equal requests, as long as it is not too much."""
 
 import collections
+import functools
 import threading
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 _MOST_BYTES = 1 << 26
 """Arrays that what is kept may hold on to, in bytes; the latest entry is kept whatever it holds."""
+
+
+def cached(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """`functools.lru_cache`, but for arguments without a hash: for them the function is called."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        known = functools.lru_cache(most)(function)
+
+        @functools.wraps(function)
+        def call(*args: Any) -> T:
+            try:
+                hash(args)
+            except TypeError:
+                return function(*args)
+            return known(*args)
+
+        return call
+
+    return decorate
 
 
 class Cache(Generic[T]):

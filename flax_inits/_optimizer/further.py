@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeGuard
 import jax
 
 from .._base.errors import listed, outside
-from .._base.types import Array, Key, Path, PyTree
+from .._base.types import Key, Path, PyTree
 from .._surgery.graft import graft
 from .._surgery.reinit import reinit
 from .._tree.casting import checked_as
@@ -38,14 +38,15 @@ def _followed(tree: PyTree, params: PyTree, changed: Changed) -> PyTree:
     names, leaves, _ = flatten(params)
     new = {name: leaf for name, leaf in zip(names, leaves, strict=True) if name in changed}
     theirs, olds, treedef = flatten(tree)
-    cast: list[Array | Any] = list(olds)
-    for i, (name, old) in enumerate(zip(theirs, olds, strict=True)):
-        if name in new:
-            cast[i] = checked_as(new.pop(name), old, "the new params")
-    if new:
+    cast = [
+        checked_as(new[name], old, "the new params") if name in new else old
+        for name, old in zip(theirs, olds, strict=True)
+    ]
+    there = set(theirs)
+    if lacking := [name for name in new if name not in there]:
         raise ValueError(
             f"extra={{...: None}} copies the new params, but that tree has no leaf at "
-            f"{'/'.join(next(iter(new)))!r}; give it rules of its own."
+            f"{show(lacking[0])!r}; give it rules of its own."
         )
     copied = graft(tree, treedef.unflatten(cast), Among(frozenset(changed), "the new params"))
     leaves = jax.tree.leaves(copied)
@@ -57,17 +58,18 @@ def _followed(tree: PyTree, params: PyTree, changed: Changed) -> PyTree:
 
 def params_alone(init_fn: Any, params: PyTree) -> Any:
     """`init_fn` without the collections beside the params, if it returns whole variables."""
-    if not callable(init_fn) or _has_params(params):
+    if not callable(init_fn) or has_params(params):
         return init_fn
 
     def init_params(key: Key) -> PyTree:
         made = init_fn(key)
-        return made["params"] if _has_params(made) else made
+        return made["params"] if has_params(made) else made
 
     return init_params
 
 
-def _has_params(tree: Any) -> TypeGuard[Mapping[str, PyTree]]:
+def has_params(tree: Any) -> TypeGuard[Mapping[str, PyTree]]:
+    """Whether a tree is whole variables, with params among its collections."""
     return isinstance(tree, Mapping) and "params" in tree
 
 
@@ -77,8 +79,10 @@ def statistics_of_state(
     """`batch_stats` with those of new modules fresh, if `init_fn` makes them; else a warning."""
 
     def made(stale: list[Path]) -> Callable[[Key], PyTree] | None:
-        fun = init_fn
-        if fun is None or "batch_stats" not in _collections(fun, key):
+        if init_fn is None:
+            return None
+        fun, variables = init_fn, jax.eval_shape(init_fn, key)
+        if not (has_params(variables) and "batch_stats" in variables):
             return None
         return lambda key: fun(key)["batch_stats"]
 
@@ -127,8 +131,3 @@ def _is_below_new_module(name: Path, known: list[Path], new: set[Path]) -> bool:
         if below:
             return new.issuperset(below)
     return False
-
-
-def _collections(init_fn: Callable[[Key], PyTree], key: Key) -> Mapping[str, Any]:
-    made = jax.eval_shape(init_fn, key)
-    return made if _has_params(made) else {}

@@ -1,24 +1,16 @@
 """New values in parts of arrays: where a layer's masks say, in params and their statistics."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._base.jax_state import tracing
-from .._base.types import Array, Path
+from .._base.types import Array
 from .._tree.casting import checked_as
 from .._tree.leaves import at_least_float32
-from .._tree.places import jitted_at, laid_out, place_of
+from .._tree.places import laid_out
 from .layers import Edit
-
-
-def program(function: Callable, facts: tuple, path: Path, leaf: Any) -> Callable:
-    """`function(facts, leaf, ...)`: compiled once for each layout, or inline under a trace."""
-    if tracing():
-        return lambda *args: laid_out(function(facts, *args), leaf)
-    return jitted_at(function, place_of(path, leaf), facts)
 
 
 def edited(
@@ -59,10 +51,9 @@ def _rescaled(fresh: Array, old: Array, mask: Array, factor: Any) -> Array:
 
 
 def blended(
-    facts: tuple[tuple[Edit, ...], tuple], old: Any, fresh: Array, masks: Mapping[str, Array]
+    edits: Sequence[Edit], param: tuple, old: Any, fresh: Array, masks: Mapping[str, Array]
 ) -> Array:
-    """A statistic of a param, fresh where the param is new."""
-    edits, param = facts
+    """A statistic of a param of shape `param`, fresh where the param is new."""
     new = _fitted(_touched(edits, masks, param), param, jnp.shape(old))
     new = laid_out(jnp.broadcast_to(new, jnp.shape(old)), old)
     return checked_as(jnp.where(new, fresh, old), old, "recycle")

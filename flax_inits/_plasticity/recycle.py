@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +14,15 @@ import numpy as np
 from .._base.types import Array, Key, Path, PyTree
 from .._optimizer.entries import Entry
 from .._optimizer.fresh import fresh
+from .._optimizer.further import has_params
 from .._optimizer.matching import matched
 from .._optimizer.nnx_state import params_of
 from .._optimizer.reset import check_optimizer, report
 from .._surgery.reinit import reinit
 from .._tree.modules import drawn_key, is_module
 from .._tree.paths import flatten, path_hash, paths, show
-from .edits import blended, edited, lost_axes, program
+from .._tree.places import run_at_leaf
+from .edits import blended, edited, lost_axes
 from .layers import Edit, LayerEdits
 
 
@@ -110,7 +113,7 @@ def recycle(
     leaves = list(edits.leaves)
     for i, of_leaf in edits.of_leaf.items():
         values = {role: made[i] for role, made in drawn.items() if i in made}
-        edit = program(edited, tuple(of_leaf), edits.names[i], leaves[i])
+        edit = run_at_leaf(edited, edits.names[i], leaves[i], tuple(of_leaf))
         leaves[i] = edit(leaves[i], values, _masks(edits, of_leaf), norm_factor)
     new: Any = edits.treedef.unflatten(leaves)
     if trained is not None:
@@ -143,15 +146,14 @@ def _trained(tx: Any, opt_state: PyTree, params: PyTree) -> _Trained:
     """The optimizer's part of `params`: all, "params" of variables, what an NNX module trains."""
     if is_module(params):
         return _part(tx, opt_state, params, params_of, ())
-    if not isinstance(params, Mapping) or "params" not in params:
+    if not has_params(params):
         return _Trained(*matched(tx, opt_state, params), lambda whole: whole)
     try:
         return _part(tx, opt_state, params, operator.itemgetter("params"), ("params",))
-    except ValueError as error:
-        try:
+    except ValueError:
+        with contextlib.suppress(ValueError):  # The first error says what does not fit.
             return _Trained(*matched(tx, opt_state, params), lambda whole: whole)
-        except ValueError:
-            raise error from None
+        raise
 
 
 def _part(
@@ -160,8 +162,8 @@ def _part(
     """What an optimizer trains that sees a part of `params`, which begins at `above`."""
     trained = part(params)
     tx, entries = matched(tx, opt_state, trained)
-    places = {path: i for i, path in enumerate(paths(params))}
-    own = [places[(*above, *path)] for path in paths(trained)]
+    index = {path: i for i, path in enumerate(paths(params))}
+    own = [index[(*above, *path)] for path in paths(trained)]
     moved = [e._replace(params=frozenset(own[param] for param in e.params)) for e in entries]
     return _Trained(tx, moved, part)
 
@@ -224,7 +226,7 @@ def _recycled_state(trained: _Trained, opt_state: PyTree, new: PyTree, edits: La
     report(left, strict=False)
     for index, value in fresh(tx, part(new), entries, state, list(wanted)).items():
         param, old = wanted[index], state[index]
-        of_leaf = tuple(edits.of_leaf[param])
-        blend = program(blended, (of_leaf, np.shape(edits.leaves[param])), entries[index].path, old)
+        of_leaf, shape = tuple(edits.of_leaf[param]), np.shape(edits.leaves[param])
+        blend = run_at_leaf(blended, entries[index].path, old, of_leaf, shape)
         state[index] = blend(old, value, _masks(edits, of_leaf))
     return treedef.unflatten(state)

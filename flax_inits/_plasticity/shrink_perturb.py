@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Where
 from .._optimizer.nnx_state import params_of
 from .._optimizer.reset import check_counts, check_optimizer
@@ -17,11 +16,11 @@ from .._optimizer.train_state import is_train_state, with_params
 from .._surgery.reinit import renewed
 from .._tree.casting import checked_as
 from .._tree.forms import Among
-from .._tree.leaves import at_least_float32, dtype_of
+from .._tree.leaves import at_least_float32, dtype_of, is_inexact
 from .._tree.modules import is_module
 from .._tree.parts import refuse_parts
 from .._tree.paths import flatten, paths
-from .._tree.places import jitted_at, place_of
+from .._tree.places import run_at_leaf
 
 
 def shrink_perturb(
@@ -88,15 +87,13 @@ def _blended(
     names, leaves, treedef = flatten(params)
     if where is None:
         trained = set(paths(params_of(params)) if is_module(params) else names)
-        pairs = zip(names, leaves, strict=True)
-        floats = [name for name, leaf in pairs if jnp.issubdtype(dtype_of(leaf), jnp.inexact)]
+        floats = [name for name, leaf in zip(names, leaves, strict=True) if is_inexact(leaf)]
         where = Among(frozenset(trained.intersection(floats)), "None, the params")
     tree, chosen = renewed(key, params, where, init_fn)
     fresh = flatten(tree)[1]
-    inline = tracing() or any(isinstance(x, Tracer) for x in (shrink, perturb, *leaves))
     mixed = list(leaves)
     for i in chosen:
-        mix = _mixed if inline else jitted_at(_mixed, place_of(names[i], leaves[i]))
+        mix = run_at_leaf(_mixed, names[i], leaves[i])
         mixed[i] = mix(shrink, perturb, leaves[i], fresh[i])
     return treedef.unflatten(mixed), [names[i] for i in chosen]
 

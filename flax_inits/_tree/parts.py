@@ -12,11 +12,10 @@ from jax.core import Tracer
 
 from .._base import checks
 from .._base.errors import brief
-from .._base.jax_state import tracing
 from .._base.types import Array, Path, Where
 from .forms import Selector, as_value, describe, hashed
 from .paths import show
-from .places import jitted_at, laid_out, place_of
+from .places import laid_out, run_at_leaf
 
 
 class Part(NamedTuple):
@@ -93,7 +92,7 @@ class At(Selector):
         if isinstance(index, slice):  # It has no hash before Python 3.12.
             return self.where, "slice", (index.start, index.stop, index.step), self.axis
         # The integers 0 and 1 equal False and True.
-        return self.where, _is_mask(index), index, self.axis
+        return self.where, _are_bools(index), index, self.axis
 
     def __eq__(self, other: object) -> bool:
         return self._value() == other._value() if isinstance(other, At) else NotImplemented
@@ -126,21 +125,21 @@ def refuse_parts(where: Where) -> None:
         )
 
 
-def _is_mask(index: Any) -> bool:
+def _are_bools(index: Any) -> bool:
     return isinstance(index, tuple) and isinstance(index[0], bool)
 
 
 def _normalised(index: Any) -> int | slice | tuple[int, ...] | tuple[bool, ...]:
     if isinstance(index, slice):
-        if index.step is not None and index.step == 0:
+        if index.step == 0:
             raise ValueError(f"at needs a slice whose step is not zero, got {index!r}.")
         ends = (index.start, index.stop, index.step)
         return slice(*(None if end is None else _integer(end, index) for end in ends))
-    if isinstance(index, Tracer) or np.ndim(index) > 1 or isinstance(index, str):
+    if isinstance(index, Tracer | str | bytes):
         raise _no_index(index)
-    if np.ndim(index) == 0:
-        return _integer(index, index)
-    items = np.asarray(index).tolist() if hasattr(index, "dtype") else list(index)
+    items = np.asarray(index).tolist() if hasattr(index, "dtype") else index
+    if not isinstance(items, Sequence):
+        return _integer(items, index)
     if not items:
         raise ValueError("at got an empty index, which would select nothing.")
     if all(isinstance(item, bool | np.bool_) for item in items):
@@ -167,19 +166,17 @@ def _no_index(index: Any) -> TypeError:
 def _fits(index: Any, size: int) -> bool:
     if isinstance(index, slice):
         return all(end is None or -size <= end <= size for end in (index.start, index.stop))
-    if _is_mask(index):
+    if _are_bools(index):
         return len(index) == size
     return all(-size <= i < size for i in (index if isinstance(index, tuple) else (index,)))
 
 
 def spliced(old: Any, new: Any, part: Part) -> Array:
     """`old` with the slices of `part` taken from `new`, a leaf like it; where `old` lives."""
-    if tracing() or isinstance(old, Tracer) or isinstance(new, Tracer):
-        return _spliced(part.axis, old, laid_out(new, old), part.chosen)
-    return jitted_at(_spliced, place_of((), old), part.axis)(old, new, part.chosen)
+    return run_at_leaf(_spliced, (), old, part.axis)(old, new, part.chosen)
 
 
 def _spliced(axis: int, old: Any, new: Any, chosen: Any) -> Array:
     # The bools are an argument, so that another index compiles nothing.
     mask = lax.broadcast_in_dim(jax.numpy.asarray(chosen), np.shape(old), (axis,))
-    return lax.select(laid_out(mask, old), new, jax.numpy.asarray(old))
+    return lax.select(laid_out(mask, old), laid_out(new, old), jax.numpy.asarray(old))

@@ -12,7 +12,8 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from .._base.bits import is_key_dtype
-from .._base.jax_state import concrete_mesh
+from .._base.cache import cached
+from .._base.jax_state import concrete_mesh, tracing
 from .._base.types import Array, Path
 from .leaves import dtype_of, is_concrete
 from .paths import show
@@ -35,21 +36,22 @@ def place_of(path: Path, leaf: Any) -> Placement:
         return Placement()
     if not isinstance(leaf, jax.Array):
         sharding = getattr(leaf, "sharding", None)
-        return (
-            Placement() if sharding is None else Placement(_usable(path, np.shape(leaf), sharding))
-        )
+        return Placement(sharding and _usable(path, np.shape(leaf), sharding))
     if leaf.committed:
         return Placement(leaf.sharding)
     (device,) = leaf.sharding.device_set  # also of a deleted array
     return Placement(device=None if device == _default_device() else device)
 
 
+_NO_MESH = Mesh(np.empty((), object), ())
+
+
 @contextlib.contextmanager
 def placed_at(place: Placement) -> Iterator[None]:
     """While it lasts, what has no sharding of its own is made where `place` says."""
     with contextlib.ExitStack() as stack:
-        mesh = _mesh()
-        if not mesh.empty and getattr(place.sharding, "mesh", None) != mesh:
+        mesh = concrete_mesh()
+        if mesh is not None and getattr(place.sharding, "mesh", None) != mesh:
             # What is made under a mesh without a sharding is spread over all of it.
             stack.enter_context(jax.set_mesh(_NO_MESH))
         if place.device is not None:
@@ -57,6 +59,7 @@ def placed_at(place: Placement) -> Iterator[None]:
         yield
 
 
+@cached(1024)
 def jitted_at(
     function: Callable[..., Any], place: Placement | tuple[Placement, ...], *facts: Any
 ) -> Callable[..., Any]:
@@ -65,40 +68,39 @@ def jitted_at(
     A tuple has the place of each item of a result that is a list; all are on the same devices.
     Facts that have no hash are compiled anew at each call.
     """
-    try:
-        hash(facts)
-    except TypeError:
-        return _jitted(function, place, facts)
-    return _cached(function, place, facts)
-
-
-def _jitted(function: Callable[..., Any], place: Any, facts: tuple) -> Callable[..., Any]:
-    one = isinstance(place, Placement)
-    shardings = place.sharding if one else [item.sharding for item in place]
+    if isinstance(place, Placement):
+        first, shardings = place, place.sharding
+    else:
+        first, shardings = place[0], [item.sharding for item in place]
     jitted = jax.jit(functools.partial(function, *facts), out_shardings=shardings)
 
     def call(*args: Any) -> Any:
-        with placed_at(place if one else place[0]):
+        with placed_at(first):
             return jitted(*args)
 
     return call
 
 
-_cached = functools.lru_cache(maxsize=1024)(_jitted)
+def run_at_leaf(
+    function: Callable[..., Any], path: Path, leaf: Any, *facts: Any
+) -> Callable[..., Any]:
+    """`function(*facts, ...)` with its result where the leaf lives, as `jitted_at` compiles it.
 
+    Where anything is traced, it becomes a part of that trace.
+    """
 
-def _mesh() -> Mesh:
-    mesh = concrete_mesh()
-    return _NO_MESH if mesh is None else mesh
+    def call(*args: Any) -> Any:
+        if tracing() or any(isinstance(x, Tracer) for x in jax.tree.leaves((leaf, args))):
+            return laid_out(function(*facts, *args), leaf)
+        return jitted_at(function, place_of(path, leaf), *facts)(*args)
 
-
-_NO_MESH = Mesh(np.empty((), object), ())
+    return call
 
 
 def within_reach(place: Placement) -> Placement:
     """`place`, or all of the mesh in use if a program traced under it cannot make a leaf there."""
-    mesh = _mesh()
-    if mesh.empty or getattr(place.sharding, "mesh", None) == mesh:
+    mesh = concrete_mesh()
+    if mesh is None or getattr(place.sharding, "mesh", None) == mesh:
         return place
     elsewhere = place.sharding is not None and place.sharding.device_set != set(mesh.devices.flat)
     if elsewhere or AxisType.Explicit in mesh.axis_types:
@@ -139,8 +141,8 @@ def _usable(path: Path, shape: tuple, sharding: Sharding) -> Sharding:
     """The sharding of an abstract leaf, on devices, with an equal part on each."""
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
         # jax.eval_shape knows the axes of a mesh, not its devices: they are those of set_mesh.
-        mesh = _mesh()
-        if mesh.empty or mesh.abstract_mesh != sharding.mesh:
+        mesh = concrete_mesh()
+        if mesh is None or mesh.abstract_mesh != sharding.mesh:
             raise ValueError(
                 f"{show(path)!r} cannot be made with {sharding}, over an abstract mesh: call "
                 "under jax.set_mesh(mesh), or give it a sharding over a jax.sharding.Mesh."
