@@ -1,25 +1,24 @@
 """Which params each leaf of a fresh optimizer state belongs to.
 
-No optimizer is known by name: `labels` finds the owner of each leaf, and what has several is told
+No optimizer is known by name: `owners` finds the owner of each leaf, and what has several is told
 apart by its shape and dtype, and by what `tx.init` and `tx.update` do with it.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from .._base.cache import cached
 from .._base.types import Path, PyTree
 from .._engine.graph import Input, Output, Value, order
 from .._engine.jaxpr import opened
 from .._engine.trace import Traced, trace
 from .._engine.trace import flatten as graph_of
-from .._tree.leaves import dtype_of, is_weak, struct_of
+from .._tree.leaves import struct_of
 from .._tree.paths import flatten
-from .labels import labels_of
+from .owners import owners_of
 
 
 class Entry(NamedTuple):
@@ -39,46 +38,33 @@ class Entry(NamedTuple):
     'grown': what `tx.update` added, and no fresh state has."""
 
 
-Struct = tuple[tuple[int, ...], Any, bool]
-"""Shape, dtype and weak type of a param."""
-
-
 def entries(tx: Any, params: PyTree) -> tuple[Entry, ...]:
     """The leaves of `tx.init(params)`, in its order, with the params that each belongs to."""
     leaves, treedef = jax.tree.flatten(params)
-    structs = tuple((np.shape(leaf), dtype_of(leaf), bool(is_weak(leaf))) for leaf in leaves)
-    try:
-        hash(tx)
-    except TypeError:
-        return _entries(tx, treedef, structs)
-    return _known_entries(tx, treedef, structs)
+    return _entries(tx, treedef, tuple(map(struct_of, leaves)))
 
 
-def _entries(tx: Any, treedef: Any, structs: tuple[Struct, ...]) -> tuple[Entry, ...]:
-    params = treedef.unflatten(
-        [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in structs]
-    )
+@cached(64)
+def _entries(tx: Any, treedef: Any, structs: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Entry, ...]:
+    params = treedef.unflatten(structs)
     traced = trace(tx.init, params)
     names, leaves, _ = flatten(traced.shape)
-    labels = labels_of(tx, params, traced.shape)
+    owners = owners_of(tx, params, traced.shape)
     everyone = frozenset(range(len(structs)))
     found = []
-    for index, (name, leaf, label) in enumerate(zip(names, leaves, labels, strict=True)):
-        if label is not None:
-            found.append(Entry(name, index, leaf.shape, frozenset([label]), "own"))
+    for index, (name, leaf, owner) in enumerate(zip(names, leaves, owners, strict=True)):
+        if owner is not None:
+            found.append(Entry(name, index, leaf.shape, frozenset([owner]), "own"))
             continue
         node = name[:-1]
         beside = {
             other
-            for path, other in zip(names, labels, strict=True)
+            for path, other in zip(names, owners, strict=True)
             if other is not None and path[: len(node)] == node
         }
-        owners = frozenset(beside) or everyone
-        found.append(Entry(name, index, leaf.shape, owners, _kind(name, leaf)))
+        shared_by = frozenset(beside) or everyone
+        found.append(Entry(name, index, leaf.shape, shared_by, _kind(name, leaf)))
     return _without_settings(tx, params, traced, found)
-
-
-_known_entries = functools.lru_cache(maxsize=64)(_entries)
 
 
 def _kind(name: Path, leaf: Any) -> str:

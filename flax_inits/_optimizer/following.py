@@ -1,7 +1,7 @@
 """What each entry of an optimizer's state becomes when its params are grafted."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -69,18 +69,17 @@ class Following:
         arrays = {path: one.value for path, one in held.items() if one is not None}
         if len(arrays) < len(held):
             return None
-        shaped = np.shape(own.value) == np.shape(self._params[param]) and all(
+        shape = np.shape(own.value)
+        shaped = shape == np.shape(self._params[param]) and all(
             np.shape(array) == np.shape(self._plan.donor[path]) for path, array in arrays.items()
         )
-        if not shaped and not (_is_plain(taken) and self._one_shape(own, arrays)):
+        alike = all(np.shape(array) == shape for array in arrays.values())
+        if not shaped and not (_is_plain(taken) and alike):
             return None
         try:
             return _for_statistics(taken).view(arrays, self._goal(own), self._staged)
         except ValueError:  # As where the part that is new cannot be told from the rest.
             return None
-
-    def _one_shape(self, own: Held, arrays: Mapping[Path, Any]) -> bool:
-        return all(np.shape(array) == np.shape(own.value) for array in arrays.values())
 
     def _shared(self, own: Held, moved: Sequence[int]) -> View | None:
         """What several params share: counts always, statistics only if nothing else changed."""

@@ -35,7 +35,8 @@ def fresh(
         return dict(zip(wanted, map(laid_out, made, olds), strict=True))
     places = [place_of(*pair) for pair in zip(paths, olds, strict=True)]
     inputs = [place_of(*pair) for pair in zip(names, leaves, strict=True)]
-    apart = len(_device_sets([*inputs, *places])) > 1
+    shardings = [place.sharding for place in (*inputs, *places) if place.sharding is not None]
+    apart = len({frozenset(sharding.device_set) for sharding in shardings}) > 1
     new = {}
     for group in _groups(places):
         facts = tx, treedef, tuple(items[n] for n in group)
@@ -71,7 +72,3 @@ def _moved(values: Array, place: Placement) -> Array:
     return (
         copied(values, place) if place.sharding is None else jax.device_put(values, place.sharding)
     )
-
-
-def _device_sets(places: Sequence[Placement]) -> set[frozenset]:
-    return {frozenset(place.sharding.device_set) for place in places if place.sharding is not None}

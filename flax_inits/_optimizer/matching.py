@@ -1,5 +1,6 @@
 """The entries of a state as it is: in its own order, grown in training, or one copy per device."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -59,10 +60,8 @@ def matched(
             raise
         structs = jax.tree.map(struct_of, params)
         one = jax.tree.map(lambda s: s.update(shape=s.shape[1:]), structs)
-        try:
+        with contextlib.suppress(ValueError):  # The first error says what does not fit.
             return Stacked(tx), _matched(tx, opt_state, one, sizes.pop(), named)
-        except ValueError:
-            pass  # The first error says what does not fit.
         raise
 
 

@@ -39,7 +39,7 @@ class LayerEdits:
         self, params: PyTree, masks: Mapping[str, Any], layers: Mapping[str, Any], outgoing: Any
     ) -> None:
         self.names, self.leaves, self.treedef = flatten(params)
-        self._place = {name: i for i, name in enumerate(self.names)}
+        self._index = {name: i for i, name in enumerate(self.names)}
         self._shown = {show(name): i for i, name in enumerate(self.names)}
         self.of_leaf: dict[int, list[Edit]] = {}
         self.layer_of: dict[tuple[int, str], str] = {}
@@ -111,7 +111,7 @@ class LayerEdits:
             return []
         found = []
         for path in given if isinstance(given, list) else [given]:
-            known: dict[Any, int] = dict(self._shown if isinstance(path, str) else self._place)
+            known: Any = self._shown if isinstance(path, str) else self._index
             if path not in known:
                 shown = path if isinstance(path, str) else show(path)
                 raise ValueError(
@@ -134,7 +134,7 @@ class LayerEdits:
                     f"{listed(list(_NORMS))}; it holds {listed([show(p) for p in below]) or 'none'}"
                     ". Give a mapping from leaf to the value of a new unit: {'a/scale': 1.0}."
                 )
-            found += [(self._place[path], _NORMS[path[-1]]) for path in below]
+            found += [(self._index[path], _NORMS[path[-1]]) for path in below]
         return found
 
 

@@ -15,7 +15,7 @@ from .._base.types import PyTree
 from .._tree.paths import paths, show
 
 
-def labels_of(tx: Any, params: PyTree, state: PyTree) -> list[int | None]:
+def owners_of(tx: Any, params: PyTree, state: PyTree) -> list[int | None]:
     """The position of the param that each leaf of `tx.init(params)` belongs to, if it is one."""
     return _by_tags(tx, params, state) or _by_alignment(params, state)
 
@@ -36,24 +36,20 @@ class _EchoKey:
         return ""
 
 
+@jax.tree_util.register_pytree_with_keys_class
 class _Tag:
     """A param, or what an optimizer made of it."""
 
     def __init__(self, value: Any, label: tuple[int, Any]) -> None:
         self.value, self.label = value, label
 
+    def tree_flatten_with_keys(self) -> tuple:
+        return ((_EchoKey(self.label[1]), self.value),), self.label
 
-def _flatten_with_key(tag: _Tag) -> tuple:
-    return ((_EchoKey(tag.label[1]), tag.value),), tag.label
-
-
-def _unflatten(label: Any, children: Any) -> _Tag:
-    return _Tag(children[0], label)
-
-
-jax.tree_util.register_pytree_with_keys(
-    _Tag, _flatten_with_key, _unflatten, lambda tag: ((tag.value,), tag.label)
-)
+    @classmethod
+    def tree_unflatten(cls, label: tuple[int, Any], children: tuple) -> "_Tag":
+        (value,) = children
+        return cls(value, label)
 
 
 def _is_tag(node: Any) -> bool:
