@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from .._base.errors import noted
 from .._base.jax_state import tracing
 from .._base.types import Key, Path, PyTree, Where
 from .._tree.forms import describe
@@ -18,7 +19,7 @@ from .._tree.parts import spliced
 from .._tree.paths import flatten, show
 from .grafting.filling import filled, goals
 from .grafting.growing import grow
-from .grafting.planning import Options, Taken, planned
+from .grafting.planning import Options, Taken, note, planned
 
 GraftRules = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 """What is taken from where: where -> a pattern over the donor's paths, or `take(...)`."""
@@ -101,8 +102,10 @@ def graft(
     new = {}
     while plan.taken:  # One leaf at a time: what was computed for it goes with its plan.
         i = next(iter(plan.taken))
-        view = plan.taken.pop(i).view(plan.donor, goal_of(names[i], leaves[i]), staged)
-        new[i] = filled(view, names[i], leaves[i], staged)
+        taken = plan.taken.pop(i)
+        with noted(note(names[i], taken.rule)):
+            view = taken.view(plan.donor, goal_of(names[i], leaves[i]), staged)
+            new[i] = filled(view, names[i], leaves[i], staged)
         if i in plan.parts:
             new[i] = spliced(leaves[i], new[i], plan.parts[i])
     advance()

@@ -247,8 +247,15 @@ def test_what_cannot_be_joined():
         fi.graft(params, donor, {"w": take(["a", "b"], stack(axis=0))})
     with pytest.raises(ValueError, match=r"arrays of one dtype, got float32 and int32; cast\(\)"):
         fi.graft(params, donor, {"w": take(["a", "c"], stack(axis=0))})
+    rules = {"w": take(["a", "c"], stack(axis=0)), "x": "b"}
+    with pytest.raises(ValueError, match="arrays of one dtype") as error:
+        fi.graft(params | {"x": np.zeros((3, 3), "f")}, donor, rules, mismatch="keep")
+    assert error.value.__notes__ == ["while 'w' was taken by the rule for 'w'"]
 
 
 def test_a_cast_that_loses_values():
-    with pytest.raises(ValueError, match="would make int32 of float32, which loses values"):
+    with pytest.raises(
+        ValueError, match="would make int32 of float32, which loses values"
+    ) as error:
         fi.graft({"w": jnp.zeros(2, int)}, {"w": np.zeros(2, "f")}, {"w": take("w", cast())})
+    assert error.value.__notes__ == ["while 'w' was taken by the rule for 'w'"]

@@ -19,7 +19,9 @@ class Join(Adapter):
             found = listed(list(dict.fromkeys(view.shape for view in views)))
             raise Misfit(f"{self!r} needs arrays of one shape, got {found}.")
         if len(dtypes) > 1:
-            raise Misfit(f"{self!r} needs arrays of one dtype, got {listed(dtypes)}; cast() first.")
+            # No misfit, which mismatch="keep" would let pass: that is for shapes alone.
+            one = f"{self!r} needs arrays of one dtype, got {listed(dtypes)}; cast() first."
+            raise ValueError(one)
         return self._join(views)
 
     def _common(self, shape: tuple[int, ...]) -> tuple[int, ...]:

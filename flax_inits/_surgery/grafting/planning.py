@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..._base.errors import listed
+from ..._base.errors import listed, noted
 from ..._base.types import Path, PyTree, Where
 from ..._tree.forms import describe
 from ..._tree.misses import nothing_selected
@@ -115,11 +115,13 @@ def planned(
         for i in won:
             try:
                 one = found.taken(i)
-                view = one.view(given.leaves, goal_of(names[i], leaves[i]))
+                with noted(note(names[i], rule)):
+                    view = one.view(given.leaves, goal_of(names[i], leaves[i]))
                 check_shape(rule, names[i], one.paths, view, leaves[i])
             except Misfit as misfit:
                 if options.mismatch == "error":
-                    raise _placed(misfit, names[i], rule) from None
+                    keep = "" if rule.alone else " mismatch='keep' leaves such leaves as they are."
+                    raise ValueError(_placed(misfit, names[i], rule) + keep) from None
                 kept[i] = found.kept(i, misfit)
                 continue
             check_dtype(rule, names[i], one.paths, view, leaves[i])
@@ -130,13 +132,17 @@ def planned(
     return _with_leftovers(Planned(taken, kept, parts, given.leaves, [], [], []), rules, options)
 
 
-def _placed(misfit: Misfit, path: Path, rule: GraftRule) -> ValueError:
-    """The error for a leaf that the donor lacks or has in another shape."""
+def _placed(misfit: Misfit, path: Path, rule: GraftRule) -> str:
+    """What does not fit, and where that is."""
     text = str(misfit)
-    if not text.startswith("The donor"):
-        text = f"{show(path)!r}, by the rule for {describe(rule.where)}: {text}"
-    keep = "" if rule.alone else " mismatch='keep' leaves such leaves as they are."
-    return ValueError(f"{text}{keep}")
+    if text.startswith("The donor"):
+        return text
+    return f"{show(path)!r}, by the rule for {describe(rule.where)}: {text}"
+
+
+def note(path: Path, rule: GraftRule) -> str:
+    """What an error that comes out of a rule's adapters gets added."""
+    return f"while {show(path)!r} was taken by the rule for {describe(rule.where)}"
 
 
 class _Found:
@@ -184,7 +190,8 @@ class _Found:
         """Why a leaf stays, with those of its sources that there are."""
         sources = [path for wanted in self._wanted[i] for path in wanted.paths(self._donor)]
         why = "no source" if isinstance(misfit, Missing) else "other shape"
-        return Kept(self._rule, why, str(misfit), tuple(sources))
+        text = _placed(misfit, self._names[i], self._rule)
+        return Kept(self._rule, why, text, tuple(sources))
 
 
 def _with_leftovers(plan: Planned, rules: Sequence[GraftRule], options: Options) -> Planned:
