@@ -34,7 +34,7 @@ def of_summary(report: Any) -> Any:
         # With an edge, as it is all that there is to see of a constant.
         axes.plot(row.mean, height, "o", color="white", markeredgecolor=color, markersize=4)
     axes.set_yticks(range(len(known)), [name for name, _ in known], fontsize=8)
-    axes.set_ylim(len(known) - 0.5, -0.5)
+    axes.set_ylim(max(len(known), 1) - 0.5, -0.5)
     axes.set_xlabel("range (gray), mean ± standard deviation (bar)")
     axes.axvline(0, color="black", linewidth=0.5, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)

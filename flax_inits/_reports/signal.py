@@ -20,7 +20,7 @@ from .._tree.modules import opened
 from .._tree.paths import flatten
 from .losses import total
 from .measures import measure
-from .recorder import Recorder
+from .recorder import Point, Recorder
 from .signal_rows import rows_of
 from .signal_table import Signal
 from .taps import Tapped
@@ -94,10 +94,11 @@ def signal(
     """
     recorder, network = Recorder(), network_of(model)
     if network is None:
+        name = getattr(model, "__qualname__", None) or repr(model)
         fun, tree, inputs = _function(model, recorder), args[:1], args[1:]
     else:
         module, inputs = network.taken(args)
-        fun, tree = network.outputs, (module,)
+        fun, tree, name = network.outputs, (module,), network.name
     given, way = opened(((*tree, *inputs), kwargs))
     _check_concrete(jax.tree.leaves(given))
     for path, leaf in zip(*flatten(given[0][: len(tree)])[:2], strict=True):
@@ -110,16 +111,11 @@ def signal(
             return recorder.result(fun(*args[: len(tree)], *inputs, **kwargs))
 
     traced, arrays = of_arrays(recorded, given, {})
-    with _explained(network, model, tree, inputs):
+    with _explained(network, name, tree, inputs):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
     sites = tapped.sites()
     points = [recorder.point(site.name) for site in sites]
-    if network is None and all(point.role in ("argument", "result") for point in points):
-        raise ValueError(
-            f"{_name(model)} records nothing: it runs no module (or only in jax.jit, which "
-            "hides what it has traced before; pass the function itself). Give it a parameter "
-            "`record` and let it call `x = record('layer_0', x)` at each layer."
-        )
+    _check_recorded(name, points, network is None)
     measured = measure(tapped, arrays, total(tapped.shape, loss))
     return Signal(rows_of(sites, points, measured))
 
@@ -138,6 +134,20 @@ def _function(model: Any, recorder: Recorder) -> Callable[..., Any]:
     return lambda *args, **kwargs: model(*args, record=recorder.record, **kwargs)
 
 
+def _check_recorded(name: str, points: Sequence[Point], is_function: bool) -> None:
+    if not points:
+        raise ValueError(
+            f"signal saw no activation in {name}: no array of floats passes through it, or all are "
+            "empty, as those of a batch without examples."
+        )
+    if is_function and all(point.role in ("argument", "result") for point in points):
+        raise ValueError(
+            f"{name} records nothing: it runs no module (or only in jax.jit, which hides what it "
+            "has traced before; pass the function itself). Give it a parameter `record` and let it "
+            "call `x = record('layer_0', x)` at each layer."
+        )
+
+
 def _check_concrete(leaves: Sequence[Any]) -> None:
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise TypeError("signal reports numbers and cannot be called under jit, grad or vmap.")
@@ -149,16 +159,11 @@ def _check_concrete(leaves: Sequence[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _explained(network: Network | None, model: Any, tree: tuple, inputs: tuple) -> Iterator[None]:
+def _explained(network: Network | None, name: str, tree: tuple, inputs: tuple) -> Iterator[None]:
     """Lets what goes wrong in the network say where, and what may have been given wrongly."""
-    name = _name(model) if network is None else network.name
     note = f"while signal traced {name} with the inputs given to it"
     if any(isinstance(given, list) for given in inputs):
         note += ", in which a list is one input: give several one by one"
     own = contextlib.nullcontext() if network is None else network.explained("signal", *tree)
     with noted(note), own:
         yield
-
-
-def _name(model: Any) -> str:
-    return getattr(model, "__qualname__", None) or repr(model)

@@ -495,6 +495,8 @@ def test_what_is_no_network():
         flax_inits.signal(model, abstract, X)
     with pytest.raises(TypeError, match="cannot be called under jit"):
         jax.jit(lambda x: flax_inits.signal(model, model.init(KEY, x), x).rows)(X)
+    with pytest.raises(ValueError, match=r"no activation in Dense\.apply: .* all are empty"):
+        flax_inits.signal(model, model.init(KEY, X), X[:0])
     with pytest.raises(TypeError, match="takes a name of type str, got 3"):
         flax_inits.signal(lambda w, x, record: record(3, x), 1.0, X)
     with pytest.raises(TypeError, match="a network that returns floats; give a loss="):
