@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from .._base.types import Path, PyTree, Where
 from .._surgery.graft import graft
+from .._tree.casting import can_cast
 from .._tree.forms import Among, describe
 from .._tree.leaves import dtype_of
-from .._tree.paths import flatten
+from .._tree.paths import flatten, show
 from .._tree.selection import selected
 
 
@@ -22,12 +23,13 @@ def chosen_paths(tree: PyTree, where: Where) -> list[Path]:
 
 def with_leaves(tree: PyTree, values: Mapping[Path, Any]) -> PyTree:
     """`tree` with these values, in the dtypes and shardings of the leaves that they replace."""
-    paths, leaves, treedef = flatten(tree)
-    donor = [
-        jnp.asarray(values[path], dtype_of(leaf)) if path in values else leaf
-        for path, leaf in zip(paths, leaves, strict=True)
-    ]
-    return graft(tree, treedef.unflatten(donor), Among(frozenset(values), "the computed leaves"))
+    leaves, donor = dict(zip(*flatten(tree)[:2], strict=True)), {}
+    for path, value in values.items():
+        given, wanted = dtype_of(value), dtype_of(leaves[path])
+        if not can_cast(given, wanted):
+            raise ValueError(f"{show(path)!r} holds {wanted}, which cannot hold {given}.")
+        donor[path] = jnp.asarray(value, wanted)
+    return graft(tree, donor, Among(frozenset(donor), "the computed leaves"))
 
 
 def among(paths: Iterable[Path], where: Where) -> Among:

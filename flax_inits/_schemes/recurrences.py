@@ -15,7 +15,7 @@ from .._base.errors import listed
 from .._base.types import Array, DType, Key, Path, PyTree, Shape, Where
 from .._surgery.reinit import reinit
 from .._tree.forms import describe
-from .._tree.leaves import at_least_float32, dtype_of
+from .._tree.leaves import at_least_float32, check_alive, dtype_of
 from .._tree.modules import drawn_key
 from .._tree.paths import flatten, show
 from ..initializers.architectures.recurrent import chrono
@@ -126,6 +126,7 @@ def lru_gamma(
     for log_nu, log_gamma in _groups("lru_gamma", "a recurrence", params, where, [(nu,), (gamma,)]):
         if isinstance(leaves[log_nu], jax.ShapeDtypeStruct):
             raise ValueError(f"lru_gamma follows from {show(log_nu)!r}, which is abstract.")
+        check_alive(log_nu, leaves[log_nu])
         given, wanted = jnp.shape(leaves[log_nu]), jnp.shape(leaves[log_gamma])
         if given != wanted:
             raise ValueError(

@@ -200,6 +200,12 @@ def test_lru_gamma_rejects():
         fi.lru_gamma(KEY, uneven)
     with pytest.raises(ValueError, match="follows from 'lru/nu_log', which is abstract"):
         fi.lru_gamma(KEY, jax.eval_shape(lru))
+    counts = {"nu_log": jnp.zeros(3), "gamma_log": jnp.zeros(3, int)}
+    with pytest.raises(ValueError, match="'gamma_log' holds int32, which cannot hold float32"):
+        fi.lru_gamma(KEY, counts)
+    counts["nu_log"].delete()
+    with pytest.raises(ValueError, match="array of 'nu_log' was deleted"):
+        fi.lru_gamma(KEY, counts)
     with pytest.raises(TypeError, match="key must be one PRNG key"):
         fi.lru_gamma(0, lru())
 
