@@ -108,16 +108,17 @@ class WithRules:
         if paths != survey.paths:
             raise ValueError(_other_tree(survey.paths, paths))
         keyed = key_paths(tree, paths)
-        how: dict[Path, str] = {}
-        for i, rule in survey.chosen.items():
-            own = [s for s in survey.sources[i] if targets[s].rule is rule]
-            how[paths[i]] = STORED if run.reached.isdisjoint(own) else THROUGH
-            if how[paths[i]] == STORED:
-                key = _key(args, kwargs, paths[i], rule)
-                leaves[i] = by_path(key, paths[i], leaves[i], rule, keyed[i])
+        stored = {
+            i: rule
+            for i, rule in survey.chosen.items()
+            if not any(s in run.reached and targets[s].rule is rule for s in survey.sources[i])
+        }
+        for i, rule in stored.items():
+            key = _key(args, kwargs, paths[i], rule)
+            leaves[i] = by_path(key, paths[i], leaves[i], rule, keyed[i])
         if not run.keeps_shapes:
-            stored = {i: r for i, r in survey.chosen.items() if how[paths[i]] == STORED}
             _warn_of_stacks(paths, leaves, stored)
+        how = {paths[i]: STORED if i in stored else THROUGH for i in survey.chosen}
         return treedef.unflatten(leaves), how
 
     def _survey(self, args: tuple, kwargs: dict[str, Any]) -> _Survey:
@@ -147,10 +148,11 @@ def _watched(run: Run) -> Iterator[None]:
 def _add_derived(
     sources: list[list[Source]], paths: Sequence[Path], derived: Sequence[list[Source]]
 ) -> None:
-    """Adds the source of a leaf that its module changed before it kept it (`nn.SpectralNorm`)."""
+    """Adds the source of a leaf that was changed before it was kept, as `nn.WeightNorm` does."""
     for own, path, others in zip(sources, paths, derived, strict=True):
-        if not own and len(others) == 1 and path[-1:] == (others[0].param,):
-            own.append(others[0])
+        named = [source for source in others if path[-1:] == (source.param,)]
+        if not own and len(named) == 1:
+            own += named
 
 
 def _key(args: tuple, kwargs: Mapping[str, Any], path: Path, rule: Rule) -> Key:

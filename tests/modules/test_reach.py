@@ -308,6 +308,11 @@ def test_a_rule_is_the_model_built_with_its_initializer(name):
     assert set(explained(build().init, rules, KEY, inputs).values()) == {THROUGH}
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_weight_that_is_normalized_before_it_is_kept_is_reached():
+    test_a_rule_is_the_model_built_with_its_initializer("below WeightNorm")
+
+
 def test_statistics_of_the_kernel_follow():
     def normalized(**inits):
         norm = nn.SpectralNorm(nn.Dense(4, **inits))
@@ -366,8 +371,21 @@ def in_sequence(layer, inits):
     return nn.Sequential([layer(kernel_init=init) for init in inits])
 
 
+class Parts(nn.Module):
+    parts: Any
+
+    def __call__(self, x):
+        for part in self.parts:
+            x = part["layer"](x)
+        return x
+
+
+def in_dicts(layer, inits):
+    return Parts([{"layer": layer(kernel_init=init)} for init in inits])
+
+
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("chain", [Chain, in_sequence])
+@pytest.mark.parametrize("chain", [Chain, in_sequence, in_dicts])
 @pytest.mark.parametrize("layer", [JittedCall, nn.jit(functools.partial(nn.Dense, 8))])
 @pytest.mark.parametrize("chosen", [0, 1])
 def test_equal_siblings_under_jit_are_told_apart(chain, layer, chosen):

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -99,7 +99,8 @@ class _Watch:
         if mark is None:
             mark = _Mark(next(self._calls))
         # Modules given as fields have their scopes already, and inherit no more.
-        given = [m.scope for m in _given(module) if m.scope and m.scope.root is scope.root]
+        fields = [getattr(module, field.name, None) for field in dataclasses.fields(module)]
+        given = [m.scope for m in _modules_in(fields) if m.scope and m.scope.root is scope.root]
         for unmarked in (scope.root, scope, *given):
             if flag not in unmarked.flags:
                 unmarked.flags = flax.core.freeze({**unmarked.flags, flag: mark})
@@ -172,13 +173,13 @@ class _Replacement:
         return self.original(*args, **kwargs) if made is None else made
 
 
-def _given(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules among a module's fields."""
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name, None)
-        for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, nn.Module) and item is not module.parent:
-                yield item
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """The modules that a field holds, in whatever containers."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _modules_in(item)
 
 
 def _attribute_for(module: nn.Module, name: str) -> str | None:
