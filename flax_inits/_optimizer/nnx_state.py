@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from .._base.errors import did_you_mean
-from .._base.imported import imported
 from .._base.types import Key, Path, PyTree, Where
 from .._tree.forms import describe
 from .._tree.modules import is_module, is_variable_type, opened
@@ -43,11 +42,6 @@ def params_of(model: Any) -> PyTree:
     from flax import nnx
 
     return nnx.state(model, nnx.Param)
-
-
-def is_nnx_optimizer(state: Any) -> bool:
-    """Whether a training state is an `nnx.Optimizer`."""
-    return isinstance(state, imported("flax.nnx", "Optimizer"))
 
 
 def renew_in_place(

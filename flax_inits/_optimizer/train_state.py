@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .._base.imported import imported
 from .._base.types import Key, Path, PyTree, Rules, Where
 from .._surgery.reinit import renewed
 from .._tree.modules import drawn_key
 from .._tree.paths import paths
 from .further import Changed, by_extra, params_alone, statistics_of_state
-from .nnx_state import is_nnx_optimizer, renew_in_place
+from .nnx_state import renew_in_place
 from .reset import check_counts, check_optimizer, reset_chosen
 
 _NEEDED = ("params", "opt_state", "tx", "replace")
@@ -88,7 +89,7 @@ def reinit_state(
 
     _check_extra(extra)
     key, advance = drawn_key(key)
-    if is_nnx_optimizer(state):
+    if isinstance(state, imported("flax.nnx", "Optimizer")):
         renew_in_place(key, state, model, extra or {}, init_fn, both)
         advance()
         return state
