@@ -377,6 +377,7 @@ REJECTED: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: fi.stacked(fi.zeros(), axes=(0, 0)), ValueError, "distinct axes"),
     (lambda: fi.replicated("zeros"), TypeError, "replicated needs an initializer for init"),
     (lambda: fi.scaled(fi.zeros(), "2"), TypeError, "scaled needs a number for factor, got '2'"),
+    (lambda: fi.scaled(fi.zeros(), np.ones(2)), TypeError, "a number for factor, got array"),
     (lambda: fi.scaled(fi.zeros(), INF), ValueError, "scaled needs a finite factor"),
     (lambda: fi.scaled(fi.uniform, 2), TypeError, "got the factory uniform; call it first"),
     (lambda: fi.clipped(fi.zeros(), 1, -1), ValueError, "clipped needs lower < upper, got lower=1"),

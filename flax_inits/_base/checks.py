@@ -1,9 +1,12 @@
 """Checks of arguments that many factories share, and the sentences they raise."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from jax.core import Tracer
 from jax.export import is_symbolic_dim
 
 from .errors import did_you_mean, listed
@@ -11,12 +14,21 @@ from .errors import did_you_mean, listed
 
 def number(factory: str, name: str, value: Any) -> float:
     """`value` as a finite float."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+    if isinstance(value, bool | str) or not hasattr(value, "__float__") or np.ndim(value):
         raise TypeError(f"{factory} needs a number for {name}, got {value!r}.")
     result = float(value)
     if not math.isfinite(result):
         raise ValueError(f"{factory} needs a finite {name}, got {name}={value!r}.")
     return result
+
+
+def factor(name: str, value: Any, allowed: str, most: float = math.inf) -> None:
+    """Raises unless `value` is one number from 0 to `most`, which is `allowed`, or traced."""
+    if isinstance(value, Tracer):
+        return
+    error = ValueError if hasattr(value, "__float__") else TypeError
+    if error is TypeError or np.ndim(value) or not 0 <= float(value) <= most:
+        raise error(f"{name} must be one number {allowed}, got {value!r}.")
 
 
 def positive(factory: str, name: str, value: Any) -> float:
@@ -60,11 +72,18 @@ def spread(factory: str, stddev: Any, mean: Any) -> tuple[float, float]:
     return scale, centre
 
 
+def index(value: Any) -> int | None:
+    """`value` as an integer; None if it is none, as a bool or a traced value."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
 def integer(factory: str, name: str, value: Any, least: int | None = None) -> int:
     """`value` as an integer, of at least `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if (result := index(value)) is None:
         raise TypeError(f"{factory} needs an integer for {name}, got {value!r}.")
-    result = value.__index__()
     if least is not None and result < least:
         raise ValueError(f"{factory} needs {name} >= {least}, got {name}={value!r}.")
     return result
@@ -100,11 +119,11 @@ def initializer_like(factory: str, name: str, value: Any) -> None:
 def axes(factory: str, name: str, value: Any) -> tuple[int, ...]:
     """`value`, one axis or several, as a tuple of distinct integers."""
     items = value if isinstance(value, Sequence) else (value,)
-    if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in items):
+    result = tuple(axis for item in items if (axis := index(item)) is not None)
+    if len(result) < len(items):
         raise TypeError(
             f"{factory} needs {name} to be an integer or a tuple of them, got {value!r}."
         )
-    result = tuple(item.__index__() for item in items)
     if len(set(result)) < len(result):
         raise ValueError(f"{factory} needs distinct axes, got {name}={value!r}.")
     return result

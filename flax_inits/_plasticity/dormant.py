@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._base import checks
 from .._base.errors import outside
 from .._base.types import Array, Path, PyTree
 from .._tree.leaves import at_least_float32
@@ -63,9 +64,7 @@ def dormant(activations: PyTree, threshold: float | Array) -> PyTree:
     >>> flax_inits.dormant(nn.relu(before), 0.0)
     Array([ True, False], dtype=bool)
     """
-    if not isinstance(threshold, Tracer):
-        if jnp.shape(threshold) != () or not threshold >= 0:
-            raise ValueError(f"threshold must be one number of at least 0, got {threshold!r}.")
+    checks.factor("threshold", threshold, "of at least 0")
     names, leaves, treedef = flatten(activations)
     for name, leaf in zip(names, leaves, strict=True):
         if np.ndim(leaf) < 2 or 0 in np.shape(leaf):

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._base import checks
 from .._base.errors import did_you_mean, listed
 from .._base.types import PyTree
+from .._tree.forms import is_literal
 from .._tree.leaves import is_concrete
 from .._tree.paths import flatten, show
 
@@ -52,22 +54,22 @@ class LayerEdits:
             self._outgoing(name, layers[name], outgoing)
 
     def _incoming(self, name: str, layer: Mapping[str, Any]) -> None:
-        for i in self._leaves(name, "kernel", layer["kernel"]):
+        kernels = self._leaves(name, "kernel", layer["kernel"])
+        biases = self._leaves(name, "bias", layer.get("bias"))
+        new: list[tuple[int, float | None, str]] = [(i, None, "incoming") for i in kernels]
+        new += [(i, 0.0, "unit") for i in biases]
+        new += [(i, value, "unit") for i, value in self._norms(name, layer.get("norm"))]
+        for i, value, role in new:
             self._units(name, i, -1)
-            self._add(i, Edit(name, -1, 1, None, "incoming"))
-        for i in self._leaves(name, "bias", layer.get("bias")):
-            self._units(name, i, -1)
-            self._add(i, Edit(name, -1, 1, 0.0, "unit"))
-        for i, value in self._norms(name, layer.get("norm")):
-            self._units(name, i, -1)
-            self._add(i, Edit(name, -1, 1, value, "unit"))
+            self._add(i, Edit(name, -1, 1, value, role))
 
     def _outgoing(self, name: str, layer: Mapping[str, Any], outgoing: Any) -> None:
         feeds = layer["feeds"]
         axes = list(feeds.values()) if isinstance(feeds, Mapping) else None
         targets = self._leaves(name, "feeds", list(feeds) if axes is not None else feeds)
         for i, axis in zip(targets, axes or [-2] * len(targets), strict=True):
-            ndim = np.ndim(self.leaves[i])
+            what = f"the axis at which layer {name!r} feeds {show(self.names[i])!r}"
+            axis, ndim = checks.integer("recycle", what, axis), np.ndim(self.leaves[i])
             if not -ndim <= axis < ndim:
                 raise ValueError(
                     f"Layer {name!r} feeds {show(self.names[i])!r} at axis {axis}, but that has "
@@ -107,26 +109,26 @@ class LayerEdits:
         )
 
     def _leaves(self, name: str, part: str, given: Any) -> list[int]:
-        if given is None:
-            return []
         found = []
-        for path in given if isinstance(given, list) else [given]:
+        for path in _as_list(given):
+            shown = show(path) if is_literal(path) else str(path)
             known: Any = self._shown if isinstance(path, str) else self._index
-            if path not in known:
-                shown = path if isinstance(path, str) else show(path)
+            if shown not in self._shown or (i := known.get(path)) is None:
                 raise ValueError(
                     f"{part!r} of layer {name!r} names {path!r}, but params has no such leaf."
                     f"{did_you_mean(shown, self._shown)}"
                 )
-            found.append(known[path])
+            found.append(i)
         return found
 
     def _norms(self, name: str, given: Any) -> list[tuple[int, float]]:
         if isinstance(given, Mapping):
-            return list(zip(self._leaves(name, "norm", list(given)), given.values(), strict=True))
+            what = f"a leaf in 'norm' of layer {name!r}"
+            values = [checks.number("recycle", what, value) for value in given.values()]
+            return list(zip(self._leaves(name, "norm", list(given)), values, strict=True))
         found = []
-        for node in given if isinstance(given, list) else [given] if given is not None else []:
-            prefix = tuple(node.split("/")) if isinstance(node, str) else tuple(node)
+        for node in _as_list(given):
+            prefix = node if is_literal(node) else tuple(str(node).split("/"))
             below = [p for p in self.names if p[: len(prefix)] == prefix]
             if not below or any(path[-1] not in _NORMS for path in below):
                 raise ValueError(
@@ -136,6 +138,11 @@ class LayerEdits:
                 )
             found += [(self._index[path], _NORMS[path[-1]]) for path in below]
         return found
+
+
+def _as_list(given: Any) -> list[Any]:
+    """What a layer gives for a part: nothing, one path, or a list of them."""
+    return given if isinstance(given, list) else [given] if given is not None else []
 
 
 def _check_names(masks: Mapping[str, Any], layers: Mapping[str, Any]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from .._base import checks
 from .._base.types import Array, Key, Path, PyTree
 from .._optimizer.entries import Entry
 from .._optimizer.fresh import fresh
@@ -72,8 +74,8 @@ def recycle(
             `model.init(key, x)["params"]` or `Model(nnx.Rngs(0))`. None is Flax's
             default for kernels, `lecun_normal`.
         outgoing: "zero", "keep", or as `incoming`.
-        norm_factor: scales each fresh column to this factor times the mean norm of the columns
-            that stay. None keeps the columns as drawn.
+        norm_factor: scales each fresh column to this factor, at least 0, times the mean norm of the
+            columns that stay. None keeps the columns as drawn.
         opt_state: the optimizer's state; the entries of all new weights are as in
             `tx.init(params)`, with the new params; of variables, `variables["params"]`. Counts are
             kept.
@@ -102,7 +104,7 @@ def recycle(
     Array([[1., 7., 1.],
            [1., 7., 1.]], dtype=float32)
     """
-    _check_arguments(outgoing, opt_state, tx)
+    _check_arguments(outgoing, norm_factor, opt_state, tx)
     key, advance = drawn_key(key)
     edits = LayerEdits(params, masks, layers, outgoing)
     trained = None if tx is None else _trained(tx, opt_state, params)
@@ -122,11 +124,13 @@ def recycle(
     return new
 
 
-def _check_arguments(outgoing: Any, opt_state: PyTree, tx: Any) -> None:
+def _check_arguments(outgoing: Any, norm_factor: Any, opt_state: PyTree, tx: Any) -> None:
     if (opt_state is None) != (tx is None):
         raise TypeError("recycle needs opt_state and tx together: tx makes the fresh entries.")
     if isinstance(outgoing, str) and outgoing not in ("zero", "keep"):
         raise ValueError(f"outgoing must be 'zero', 'keep' or an initializer, got {outgoing!r}.")
+    if norm_factor is not None:
+        checks.factor("norm_factor", norm_factor, "of at least 0", most=sys.float_info.max)
     if tx is not None:
         check_optimizer(tx)
 
@@ -196,8 +200,7 @@ def _draws(key: Key, params: PyTree, edits: LayerEdits, role: str, source: Any) 
 def _from_tree(
     edits: LayerEdits, wanted: Iterable[int], tree: PyTree, role: str
 ) -> dict[int, Array]:
-    names, leaves, _ = flatten(tree)
-    made = dict(zip(names, leaves, strict=True))
+    made = dict(zip(*flatten(tree)[:2], strict=True))
     for i in wanted:
         name, shape = edits.names[i], np.shape(edits.leaves[i])
         if name not in made or np.shape(made[name]) != shape:

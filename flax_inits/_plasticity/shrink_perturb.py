@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jax.core import Tracer
 
+from .._base import checks
 from .._base.types import Array, Key, Path, PyTree, Where
 from .._optimizer.nnx_state import params_of
 from .._optimizer.reset import check_counts, check_optimizer
@@ -69,8 +69,8 @@ def shrink_perturb(
     ...     jax.random.key(0), params, fresh, where="head", shrink=0.5, perturb=0.25)["head"]
     Array([4.25, 4.25], dtype=float32)
     """
-    _check_factor("shrink", shrink, 1.0)
-    _check_factor("perturb", perturb, math.inf)
+    checks.factor("shrink", shrink, "from 0 to 1", most=1.0)
+    checks.factor("perturb", perturb, "of at least 0", most=sys.float_info.max)
     refuse_parts(where)
     check_counts(counts)
     if not is_train_state(params):
@@ -96,14 +96,6 @@ def _blended(
         mix = run_at_leaf(_mixed, names[i], leaves[i])
         mixed[i] = mix(shrink, perturb, leaves[i], fresh[i])
     return treedef.unflatten(mixed), [names[i] for i in chosen]
-
-
-def _check_factor(name: str, value: Any, most: float) -> None:
-    if isinstance(value, Tracer):
-        return
-    if jnp.shape(value) != () or not 0 <= float(value) <= most or math.isinf(float(value)):
-        allowed = f"from 0 to {most:g}" if most < math.inf else "of at least 0"
-        raise ValueError(f"{name} must be one number {allowed}, got {value!r}.")
 
 
 def _mixed(shrink: Any, perturb: Any, old: Any, new: Array) -> Array:

@@ -148,12 +148,10 @@ def _normalised(index: Any) -> int | slice | tuple[int, ...] | tuple[bool, ...]:
 
 
 def _integer(value: Any, index: Any) -> int:
-    if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == np.bool_:
+    found = checks.index(value)
+    if found is None or getattr(value, "dtype", None) == np.bool_:
         raise _no_index(index)
-    try:
-        return value.__index__()
-    except (AttributeError, TypeError):
-        raise _no_index(index) from None
+    return found
 
 
 def _no_index(index: Any) -> TypeError:

@@ -119,6 +119,8 @@ def test_dormant_under_jit_and_errors():
         dormant({"hidden": jnp.ones((0, 3))}, 0.1)
     with pytest.raises(ValueError, match="threshold must be one number of at least 0, got -1"):
         dormant(jnp.ones((2, 3)), -1)
+    with pytest.raises(TypeError, match="threshold must be one number of at least 0, got None"):
+        dormant(jnp.ones((2, 3)), None)
 
 
 # Recycling.
@@ -563,6 +565,9 @@ def test_nothing_is_compiled_again():
         ),
         ({"a": {"kernel": "a", "feeds": "a"}}, r"has 2 along axis -2; it must have 3[.]$"),
         ({"a": {"kernel": "a", "feeds": {"b": 2}}}, "feeds 'b' at axis 2, but that has shape"),
+        ({"a": {"kernel": 3, "feeds": "b"}}, "'kernel' of layer 'a' names 3, but params has no"),
+        ({"a": {"kernel": [["a"]], "feeds": "b"}}, r"names \['a'\], but params has no such leaf"),
+        ({"a": {"kernel": "a", "feeds": "b", "norm": 3}}, "'norm' of layer 'a' names 3, which"),
         ({"a": {"kernel": "a", "feeds": "b", "norm": "c"}}, "'norm' of layer 'a' names 'c', which"),
         ({"c": {"kernel": "a", "feeds": "b"}}, "masks has a layer 'a', which layers does not"),
         ([], "masks and layers are mappings by layer"),
@@ -585,6 +590,17 @@ def test_other_errors():
         recycle(KEY, params, MASKS, LAYERS, outgoing="zeros")
     with pytest.raises(TypeError, match="Layer 'first' must be a mapping.*'feeds': path}; got 'k'"):
         recycle(KEY, params, MASKS, {"first": "k", "second": "k"})
+    axis = {"first": {"kernel": "first/kernel", "feeds": {"second/kernel": 0.5}}}
+    with pytest.raises(TypeError, match="integer for the axis at which layer 'first' feeds.*0.5"):
+        recycle(KEY, params, {"first": mask(0, 1, 0)}, axis)
+    norm = {"first": {**LAYERS["first"], "norm": {"first/bias": "x"}}}
+    with pytest.raises(TypeError, match="a number for a leaf in 'norm' of layer 'first', got 'x'"):
+        recycle(KEY, params, {"first": mask(0, 1, 0)}, norm)
+    for factor, error in ((-1, ValueError), (float("inf"), ValueError), ("1", TypeError)):
+        with pytest.raises(
+            error, match=f"norm_factor must be one number of at least 0, .*{factor}"
+        ):
+            recycle(KEY, params, MASKS, LAYERS, norm_factor=factor)
     with pytest.raises(TypeError, match="recycle needs opt_state and tx together"):
         recycle(KEY, params, MASKS, LAYERS, tx=optax.sgd(0.1))
     with pytest.raises(ValueError, match="incoming has no initializer for layer 'second'"):
@@ -656,6 +672,12 @@ def test_factors_out_of_range(shrink, perturb, name):
         shrink_perturb(
             KEY, {"a": jnp.ones(2)}, lambda key: {"a": jnp.ones(2)}, shrink=shrink, perturb=perturb
         )
+
+
+def test_factors_that_are_no_numbers():
+    for value in ("0.5", None, 1j):
+        with pytest.raises(TypeError, match="shrink must be one number from 0 to 1, got "):
+            shrink_perturb(KEY, {"a": 1.0}, lambda key: {"a": 1.0}, shrink=value, perturb=0.1)
 
 
 def test_shrink_perturb_of_a_training_state():

@@ -123,6 +123,8 @@ def test_other_values():
         (lambda: jax.jit(lambda i: at("e", i))(1), TypeError, "known when it is built"),
         (lambda: at("e", 1, axis=True), TypeError, "at needs an integer for axis, got True"),
         (lambda: at("e", 1, axis=None), TypeError, "at needs an integer for axis, got None"),
+        (lambda: at("e", 1, axis=np.array(0.5)), TypeError, "an integer for axis, got array(0.5)"),
+        (lambda: jax.jit(lambda i: at("e", 1, axis=i))(1), TypeError, "an integer for axis, got "),
         (lambda: at(at("e", 1), 1), TypeError, "at('e', 1) is a part of a leaf"),
         (lambda: at(["f", at("e", 1)], 1), TypeError, "at('e', 1) is a part of a leaf"),
         (lambda: all_but(at("e", 1)), TypeError, "at('e', 1) is a part of a leaf"),
