@@ -36,14 +36,15 @@ def watching(handler: Callable[..., Any]) -> AbstractContextManager[None]:
 def _hook_classes() -> None:
     from flax import nnx
 
-    found, left = set(), [nnx.Module]
-    while left:
-        cls: Any = left.pop()
-        if cls not in found:
-            found.add(cls)
-            left += cls.__subclasses__()
-            if "__call__" in vars(cls):
-                _watchers.exchange(cls, "__call__", _watched(vars(cls)["__call__"]))
+    for cls in set(_with_subclasses(nnx.Module)):
+        if "__call__" in vars(cls):
+            _watchers.exchange(cls, "__call__", _watched(vars(cls)["__call__"]))
+
+
+def _with_subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    for subclass in cls.__subclasses__():
+        yield from _with_subclasses(subclass)
 
 
 def _watched(original: Any) -> Callable[..., Any]:

@@ -46,11 +46,7 @@ class _Watch:
         self._constructions = itertools.count()
 
     def construct(
-        self,
-        construction: Construction,
-        init: Callable[..., None],
-        args: tuple,
-        kwargs: dict[str, Any],
+        self, construction: Construction, init: Any, args: tuple, kwargs: dict[str, Any]
     ) -> None:
         """Runs the `__init__` of a module, its initializers wrapped."""
         self.run.keeps_shapes = False

@@ -27,8 +27,7 @@ def run(
     """What `init` samples, laid out as `out_sharding` says; equal initializers compile once."""
     if isinstance(key, Tracer) or tracing():
         return _placed(_staged(init, sample)(key, shape, dtype), out_sharding)
-    sharding = _default(key) if out_sharding is None else _on_mesh(out_sharding)
-    (job,) = _planned(init, sample, key, shape, dtype, sharding)
+    (job,) = _planned(init, sample, key, shape, dtype, _sharding(key, out_sharding))
     return execute([job.of(HostEvaluator([key]))])[0]
 
 
@@ -61,22 +60,18 @@ def _planned(
     return found
 
 
-def _default(key: Key) -> Sharding | None:
-    """Where JAX puts what it makes from the key: on all of the mesh in use, else by the key."""
-    mesh = concrete_mesh()
-    return jit_sharding([key]) if mesh is None else NamedSharding(mesh, PartitionSpec())
-
-
-def _on_mesh(out_sharding: NamedSharding | PartitionSpec) -> NamedSharding:
+def _sharding(key: Key, out_sharding: OutSharding) -> Sharding | None:
+    """Where to put the values; where nothing says so, JAX's choice: the whole mesh, or by the key."""
     if isinstance(out_sharding, NamedSharding):
         return out_sharding
-    mesh = concrete_mesh()
-    if mesh is None:
+    if (mesh := concrete_mesh()) is not None:
+        return NamedSharding(mesh, out_sharding or PartitionSpec())
+    if out_sharding is not None:
         raise ValueError(
             f"out_sharding={out_sharding} needs a mesh: call under jax.set_mesh(mesh), "
             "or give a jax.sharding.NamedSharding."
         )
-    return NamedSharding(mesh, out_sharding)
+    return jit_sharding([key])
 
 
 def _placed(values: Array, out_sharding: OutSharding) -> Array:

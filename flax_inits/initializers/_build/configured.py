@@ -132,11 +132,10 @@ class Configured:
             )
         return dtype
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Any = None) -> None:
         raise AttributeError(f"{self!r} is frozen: build another initializer to change {name!r}.")
 
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{self!r} is frozen: build another initializer to change {name!r}.")
+    __delattr__ = __setattr__
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Configured):
