@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
-def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """The entries of `known` that look most like `name`, best first."""
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """The entries of `known` that look most like `name`, best first, three at most."""
     originals = {}
     for entry in known:
         originals.setdefault(entry.casefold(), entry)
-    found = difflib.get_close_matches(name.casefold(), originals, n=most, cutoff=0.5)
+    found = difflib.get_close_matches(name.casefold(), originals, n=3, cutoff=0.5)
     return [originals[match] for match in found]
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import jax
 
-from .._base.errors import listed, outside
+from .._base.errors import listed, noted, outside
 from .._base.types import Key, Path, PyTree
 from .._surgery.graft import graft
 from .._surgery.reinit import reinit
@@ -29,7 +29,8 @@ def by_extra(
         return _followed(tree, params, changed)
     own = jax.random.fold_in(key, path_hash((name,)))
     if isinstance(how, tuple) and len(how) == 2 and callable(how[1]):
-        return reinit(own, tree, how[0], init_fn=how[1])
+        with noted(f"while {name!r} of extra came from init_fn; rules are {{where: initializer}}"):
+            return reinit(own, tree, how[0], init_fn=how[1])
     return reinit(own, tree, how)
 
 

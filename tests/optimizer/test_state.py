@@ -209,6 +209,11 @@ def test_extra_without_the_leaves():
     state = trained()
     with pytest.raises(ValueError, match="copies the new params, but that tree has no leaf at"):
         reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, extra={"batch_stats": None})
+    with pytest.raises(TypeError, match="missing 1 required positional argument") as raised:
+        extra = {"ema_params": ("head", flax_inits.zeros())}
+        reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, extra=extra)
+    note = "while 'ema_params' of extra came from init_fn; rules are {where: initializer}"
+    assert note in raised.value.__notes__
     with pytest.raises(TypeError, match="model is for an nnx.Optimizer; FullState has its params"):
         reinit_state(KEY, state, {"head": flax_inits.normal(0.1)}, model=MODEL)
 
