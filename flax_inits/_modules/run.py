@@ -40,6 +40,15 @@ class Target(NamedTuple):
     rule: Rule
 
 
+class StandIn:
+    """Stands for an initializer of a module, which may copy it: as of a function, to the same."""
+
+    def __deepcopy__(self, memo: Any = None) -> "StandIn":
+        return self
+
+    __copy__ = __deepcopy__
+
+
 class Run:
     """One run of a function: a survey that marks what modules make, or one with `targets`.
 

@@ -1,5 +1,6 @@
 """Rules that reach into NNX models, against the same models built with those initializers."""
 
+import copy
 import functools
 import threading
 
@@ -188,6 +189,17 @@ def test_nnx_modules_within_linen_are_reached():
         )
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class Copying(nnx.Module):
+    def __init__(self, rngs, kernel_init=DEFAULT):
+        self.first = nnx.Param(copy.copy(kernel_init)(rngs.params(), (2, 4)))
+        self.kernel = nnx.Param(copy.deepcopy(kernel_init)(rngs.params(), (2, 4)))
+
+
+def test_an_initializer_may_be_copied():
+    got = jitted(with_rules(plain(Copying), {"*": FAN}))(KEY)
+    assert_same(got, jitted(plain(functools.partial(Copying, kernel_init=FAN)))(KEY))
 
 
 class Bare(nnx.Module):

@@ -1,5 +1,6 @@
 """Rules that reach into Linen models, against the same models built with those initializers."""
 
+import copy
 import functools
 import threading
 from collections.abc import Callable
@@ -953,6 +954,19 @@ def test_a_key_is_needed_at_stored_shapes_only():
         with_rules(lambda keys: {"w": X}, {"w": FAN})(jax.random.split(KEY, 2))
     got = jitted(with_rules(lambda: nn.Dense(4).init(KEY, X), DENSE))()
     assert_same(got, jitted(lambda: nn.Dense(4, **BUILT).init(KEY, X))())
+
+
+class Copying(nn.Module):
+    kernel_init: Callable[..., Any] = FILL
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("kernel", copy.deepcopy(self.kernel_init), (8, 4))
+
+
+def test_an_initializer_may_be_copied():
+    got = applied(Copying().init, {"params/kernel": FAN}, KEY, X)
+    assert_same(got, jitted(Copying(kernel_init=FAN).init)(KEY, X))
 
 
 class OddNames(nn.Module):

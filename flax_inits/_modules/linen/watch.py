@@ -18,7 +18,7 @@ import flax.core
 import flax.linen as nn
 
 from ..._base.types import Path
-from ..run import Run
+from ..run import Run, StandIn
 from .tracing import scope_of
 
 _serial = itertools.count()
@@ -152,7 +152,7 @@ class _Watch:
         return init_fn
 
 
-class _Replacement:
+class _Replacement(StandIn):
     """Stands for a module's initializer, and is the rule's while the module makes the target."""
 
     def __init__(self, watch: _Watch, param: _Param, original: Callable[..., Any]):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from ..run import Run
+from ..run import Run, StandIn
 from .hook import Construction, constructions
 
 _SUFFIX = re.compile(r"_?init(ializer)?(_fn)?$")
@@ -71,7 +71,7 @@ class _Watch:
         return _Initializer(self.run, argument, token, value)
 
 
-class _Initializer:
+class _Initializer(StandIn):
     """Stands for a module's initializer while the module is constructed."""
 
     def __init__(

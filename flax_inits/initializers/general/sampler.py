@@ -83,8 +83,10 @@ def _takes_dtype(sampler: Callable[..., Any], parameters: dict[str, Any]) -> boo
     for given in parameters:
         if not open_ended and given not in names:
             raise TypeError(f"{name} has no parameter {given!r}.{did_you_mean(given, names)}")
+    takes_dtype = open_ended or "dtype" in names
+    dtype = {"dtype": None} if takes_dtype else {}
     try:
-        signature.bind(None, shape=(), **parameters)
+        signature.bind(None, shape=(), **dtype, **parameters)
     except TypeError as error:
         raise TypeError(f"from_sampler cannot call {name}(key, shape=...): {error}.") from None
-    return open_ended or "dtype" in names
+    return takes_dtype
