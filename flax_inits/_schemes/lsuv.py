@@ -18,7 +18,7 @@ from .._tree.modules import drawn_key, opened
 from .._tree.paths import flatten, show
 from ..initializers.structured.orthogonal import orthogonal
 from .leaves import among, chosen_paths, with_leaves
-from .lsuv_scaling import Apply, Goal, check_std, scaled
+from .lsuv_scaling import Apply, Goal, check_std, scaled_weights
 
 
 def lsuv(
@@ -111,7 +111,7 @@ def lsuv(
     init_fn = network.maker(inputs, kwargs, rngs) if init_fn is None else init_fn
     key, advance = drawn_key(key)
     started = reinit(key, tree, {among(chosen, where): orthogonal()}, init_fn=init_fn)
-    weights, stds = scaled(apply, started, inputs, layers, network.above, goal)
+    weights, stds = scaled_weights(apply, started, inputs, layers, network.above, goal)
     for layer in order:
         check_std(layer, stds[layer], goal)
     # From `tree`: the leaves that are kept and the places of the others are its.

@@ -40,7 +40,7 @@ class Goal(NamedTuple):
         return abs((std / self.std) ** 2 - 1) > self.tol
 
 
-def scaled(
+def scaled_weights(
     apply: Apply,
     tree: PyTree,
     inputs: tuple,

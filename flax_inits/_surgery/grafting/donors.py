@@ -11,7 +11,7 @@ import numpy as np
 
 from ..._base.types import Path, PyTree
 from ..._tree.paths import flatten, show
-from .opened import readable, what_is_inside
+from .files import readable, what_is_inside
 
 
 def donor_leaves(donor: PyTree, targets: Sequence[Path]) -> dict[Path, Any]:
