@@ -51,13 +51,18 @@ class Recorder:
         """The point that a tap belongs to."""
         return self._points[int(name.removeprefix(self.prefix))]
 
-    def arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The network's inputs."""
+    def arguments(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The network's inputs; by name, arrays alone count, as much else is given so."""
         names = [()] if len(args) == 1 else [(str(i),) for i in range(len(args))]
-        return tuple(
+        inputs = tuple(
             given if is_module(given) else self._all(given, name, "argument")
             for given, name in zip(args, names, strict=True)
         )
+        named = {
+            name: self._one(given, (name,), "argument")[0] if _is_activation(given) else given
+            for name, given in kwargs.items()
+        }
+        return inputs, named
 
     def record(self, name: str, value: Any) -> Any:
         """Records a value, or a tree of them, and returns it, to be used from there on."""
@@ -75,11 +80,19 @@ class Recorder:
         """Records what modules take and return; for `watching`."""
         if not layer.path:
             return call(*args, **kwargs)
-        if args and _is_activation(args[0]):
-            first, point = self._one(args[0], layer.path, "enters")
-            point.enters = True
-            args = (first, *args[1:])
+        if args:
+            args = (self._entering(args[0], layer.path), *args[1:])
+        elif name := next((n for n in kwargs if _is_activation(kwargs[n])), ""):
+            kwargs = kwargs | {name: self._entering(kwargs[name], layer.path)}
         return self._all(call(*args, **kwargs), layer.path, "output")
+
+    def _entering(self, value: Any, path: Path) -> Any:
+        """What a module takes as its input."""
+        if not _is_activation(value):
+            return value
+        tapped, point = self._one(value, path, "enters")
+        point.enters = True
+        return tapped
 
     def _all(self, values: Any, path: Path, role: str) -> Any:
         leaves, treedef = jax.tree.flatten(values)

@@ -59,8 +59,8 @@ def signal(
         loss: outputs -> one real number, whose gradients are taken. None is the inner product
             with a random direction of length 1, the same in every call: gradients at the output
             are then of size 1, whatever the outputs.
-        **kwargs: passed on, such as `rngs=`, `method=` or `train=True`. Statistics and the like
-            may change and what becomes of them is dropped, so `mutable=` is not needed, and an NNX
+        **kwargs: passed on, such as `rngs=`, `method=` or `train=True`; arrays of floats among them
+            are inputs, too. Statistics and the like may change and what becomes of them is dropped, so `mutable=` is not needed, and an NNX
             module is as it was.
 
     Returns:
@@ -107,7 +107,7 @@ def signal(
     def recorded(args: tuple, kwargs: dict[str, Any]) -> Any:
         args, kwargs = way((args, kwargs))
         with watching(recorder.intercept, *args):
-            inputs = recorder.arguments(args[len(tree) :])
+            inputs, kwargs = recorder.arguments(args[len(tree) :], kwargs)
             return recorder.result(fun(*args[: len(tree)], *inputs, **kwargs))
 
     traced, arrays = of_arrays(recorded, given, {})

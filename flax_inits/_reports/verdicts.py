@@ -69,16 +69,12 @@ def _size(row: Any) -> float:
 def _not_finite(rows: Sequence[Any]) -> Iterator[Verdict]:
     for i, row in enumerate(rows):
         if row.nonfinite:
-            layer = _layer(rows, i)
-            part = tables.share(row.nonfinite)
-            text = f"NaN or infinity from {layer} on: {part} of the activations"
-            yield Verdict("nan", layer, "activations", text)
+            text = f"{tables.share(row.nonfinite)} of the activations"
+            yield _verdict("nan", _layer(rows, i), "activations", text)
             return
     for i, row in reversed(list(enumerate(rows))):
         if not math.isfinite(row.gradient):
-            layer = _layer(rows, i)
-            text = f"NaN or infinity from {layer} back: in the gradients"
-            yield Verdict("nan", layer, "gradients", text)
+            yield _verdict("nan", _layer(rows, i), "gradients", "in the gradients")
             return
 
 
@@ -169,6 +165,6 @@ def _layer(rows: Sequence[Any], index: int) -> str:
 
 def _verdict(kind: str, layer: str, quantity: str, text: str) -> Verdict:
     of_units = kind in ("dead", "symmetric", "saturated")
-    what = f"{kind} units" if of_units else f"{kind} {quantity}"
+    what = "NaN or infinity" if kind == "nan" else f"{kind} {'units' if of_units else quantity}"
     direction = "back" if quantity == "gradients" else "on"
     return Verdict(kind, layer, quantity, f"{what} from {layer} {direction}: {text}")

@@ -413,6 +413,21 @@ def test_dead_units_by_their_biases():
     assert "100% of the units are 0 for the whole batch" in str(report)
 
 
+def test_inputs_by_name_are_judged_as_others_are():
+    class Dead(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Dense(64, bias_init=init.constant(-100.0))(x))
+            return nn.Dense(4)(inputs=x)
+
+    report = of(Dead())
+    assert kinds(report) == [("dead", "activations", "Dense_0")]
+    assert "→ Dense_1" in layers(report)
+    model = nn.Dense(64, kernel_init=init.orthogonal())
+    large = flax_inits.signal(model, model.init(KEY, X), inputs=1e5 * X)
+    assert layers(large) == ["input/inputs", "output"] and not large.verdicts
+
+
 @pytest.mark.slow
 def test_a_scanned_network_that_vanishes():
     class Small(nn.Module):
