@@ -11,7 +11,7 @@ from jax import lax
 from jax import random as jr
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 16, 17, 33, 64, 130)
-FACTORS = (2.0, 0.02, -1.0, 1 / 3, 1e-3, 5.0)
+FACTORS = (2.0, 0.02, -1.0, 1 / 3, 1e-3, 5.0, 1.0, 0.7)
 
 
 class Program:
@@ -56,7 +56,7 @@ def _shape(dice: random.Random) -> tuple[int, ...]:
 
 def _draw(dice: random.Random, key: Any, shape: tuple[int, ...]) -> Any:
     dtype = dice.choice((jnp.float32, jnp.float32, jnp.bfloat16, jnp.float16))
-    low, high = sorted((dice.choice((-3.0, -1.0, 0.0)), dice.choice((0.5, 1.0, 7.0))))
+    low, high = dice.choice((-3.0, -1.0, -0.3, 0.0)), dice.choice((0.5, 0.7, 1.0, 7.0))
     return dice.choice(
         (
             lambda: jr.normal(key, shape, dtype),

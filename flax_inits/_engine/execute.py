@@ -22,7 +22,7 @@ def execute(jobs: Sequence[Job], done: Callable[[Job], Any] = lambda job: None) 
             results[job.positions[0]] = leaf
             done(job)
         for program, wait in zip(needed, waits, strict=True):
-            for job, leaves in program.run(wait(), program):
+            for job, leaves in program.run(wait, program):
                 results.update(zip(job.positions, leaves, strict=True))
                 done(job)
     return results

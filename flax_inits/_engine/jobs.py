@@ -105,8 +105,9 @@ class _Planner:
             fits = 0 < value.aval.size <= LARGEST_POOLED
             form = match(batched, self._computable, self._signer) if fits else None
             if form is not None:
-                pooled = Pooled(token(form.factor), value, sharding, form)
-                return Job(pooled, (form.key,), positions)
+                scalars = [step.scalar for step in form.steps]
+                pooled = Pooled(token(scalars), value, sharding, form)
+                return Job(pooled, form.keys, positions)
         if Given.fits(value, sharding):
             signed, given = self._signer.graph([value], self._computable.is_key)
             return Job(Given(signed, value, sharding), tuple(given), positions)

@@ -33,10 +33,14 @@ def owned(values: np.ndarray, sharding: Sharding | None) -> Array:
 
 def filled(shapes: Sequence[Shape], fill: np.ndarray, sharding: Sharding | None) -> list[Array]:
     """Makes arrays on one CPU device, filled with one number, in one transfer."""
-    # All are copied from the same memory, which no device takes over.
     source = misaligned(max(map(math.prod, shapes)), fill.dtype)
     if fill.tobytes().strip(b"\0"):
         source[:] = fill
+    return cut(source, shapes, sharding)
+
+
+def cut(source: np.ndarray, shapes: Sequence[Shape], sharding: Sharding | None) -> list[Array]:
+    """Copies the first values of misaligned memory into arrays, all in one transfer."""
     views = [source[: math.prod(shape)].reshape(shape) for shape in shapes]
     return jax.device_put(views, sharding, may_alias=False)
 

@@ -17,7 +17,7 @@ from .evaluate import evaluate
 from .graph import Value, order
 from .jaxpr import struct
 from .key_words import impl_of
-from .memory import filled, is_plain, memory_of, owned
+from .memory import cut, is_plain, memory_of, misaligned, owned
 from .placement import is_abstract, on_cpu
 from .recipe import Job, Recipe, constants_of, nbytes
 from .rounding import SAFE
@@ -39,8 +39,8 @@ class Program(NamedTuple):
     lower: Callable[[], Any]
     """Makes the `jax.stages.Lowered`."""
 
-    run: Callable[[Any, "Program"], Iterator[tuple[Job, Sequence[Array]]]]
-    """From the compiled program, and this: each job with its leaves."""
+    run: Callable[[Callable[[], Any], "Program"], Iterator[tuple[Job, Sequence[Array]]]]
+    """From what waits for the compiled program, and this: each job with its leaves."""
 
     jobs: list[Job]
     options: dict[str, int]
@@ -151,7 +151,8 @@ def _argument(value: Value) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(data.shape, data.dtype)
 
 
-def _run_each(compiled: Any, program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+def _run_each(wait: Callable[[], Any], program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+    compiled = wait()
     for job in program.jobs:
         yield job, compiled(*job.arguments)
 
@@ -165,14 +166,20 @@ def _lower_rows(form: RowForm, count: int) -> Any:
     return jax.jit(functools.partial(rows.compute, form)).lower(*rows.arguments(form, count))
 
 
-def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
+def _run_rows(
+    count: int, wait: Callable[[], Any], program: Program
+) -> Iterator[tuple[Job, Sequence[Array]]]:
     """Cuts leaves out of blocks of `count` rows, straight into their own memory."""
     forms = list(map(_form, program.jobs))
-    keys = [job.known.key_words(form.key) for job, form in zip(program.jobs, forms, strict=True)]
-    blocks = _blocks(compiled, rows.rows(forms, keys), count)
+    keys = [list(map(job.known.key_words, job.given)) for job in program.jobs]
+    columns = rows.rows(forms, keys)
+    # All leaves, before the program is waited for: touching memory for the first time takes about
+    # as long as drawing into it.
+    leaves = list(_blank(program.jobs))
+    blocks = _blocks(wait(), columns, count)
     block, taken = np.empty(0), count
     in_place = is_plain(forms[0].output.aval.dtype)
-    for job, form, leaf in zip(program.jobs, forms, _blank(program.jobs), strict=True):
+    for job, form, leaf in zip(program.jobs, forms, leaves, strict=True):
         # An array first, and then rows straight into its memory: put together on the host, a leaf
         # would be there twice.
         (value,), (sharding,) = job.recipe.outputs, job.recipe.shardings
@@ -189,13 +196,15 @@ def _run_rows(count: int, compiled: Any, program: Program) -> Iterator[tuple[Job
 
 def _blank(jobs: Sequence[Job]) -> Iterator[Array]:
     """Makes the jobs' leaves, to be written; small ones many at a time."""
-    for sharding, alike in itertools.groupby(jobs, lambda job: job.recipe.shardings[0]):
-        avals = [job.recipe.outputs[0].aval for job in alike]
+    leaves = [(job.recipe.outputs[0].aval, job.recipe.shardings[0]) for job in jobs]
+    # Zeros that are read for the first time are page faults: one source serves all.
+    source = misaligned(max(aval.size for aval, _ in leaves), leaves[0][0].dtype)
+    for sharding, alike in itertools.groupby(leaves, lambda leaf: leaf[1]):
+        avals = [aval for aval, _ in alike]
         while avals:
             sizes = itertools.accumulate(aval.size for aval in avals)
             some = max(1, sum(size <= _MANY_ROWS * rows.ROW for size in sizes))
-            blank = np.zeros((), avals[0].dtype)
-            yield from filled([aval.shape for aval in avals[:some]], blank, sharding)
+            yield from cut(source, [aval.shape for aval in avals[:some]], sharding)
             avals = avals[some:]
 
 

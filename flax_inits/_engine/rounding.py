@@ -5,12 +5,15 @@ take another form of a function for a loop of another shape. A leaf that is comp
 function that makes it has the same bits only if none of that can go another way.
 """
 
+import functools
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import jax.numpy as jnp
 import numpy as np
 
 from . import scalars
+from .complex_parts import draws_stay_apart
 from .graph import RESHAPES, Constant, Node, Output, Value, order
 from .host import HostComputable
 
@@ -29,6 +32,24 @@ SAFE = ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "slice"}
 
 _LOGARITHMIC = frozenset({"erf_inv"})
 """Of the elementwise primitives, those that XLA computes by a logarithm."""
+
+MERGES_FACTORS = {
+    **dict.fromkeys("0.9.0 0.9.0.1 0.9.1 0.9.2 0.10.0 0.10.1 0.10.2".split(), True),
+    **dict.fromkeys("0.11.0 0.11.1 0.11.2 0.12.0 0.12.0.1".split(), False),
+}
+"""Whether XLA makes x * (a * b) of (x * a) * b where a and b are constants, by release of jaxlib.
+
+With these releases tests/engine/test_erf_inv.py and tests/engine/test_steps.py have passed.
+"""
+
+
+def merges_factors() -> bool | None:
+    """Whether XLA merges constant factors; None if the installed release was not examined."""
+    return MERGES_FACTORS.get(_installed())
+
+
+_installed = functools.cache(lambda: version("jaxlib"))
+
 
 _SHORT = 6
 """A last axis of fewer elements (3 to 5, on jax 0.12) is a loop of its own kind."""
@@ -95,14 +116,14 @@ def is_scalar(node: Node) -> bool:
 def rounds_alike_when_fused(nodes: Sequence[Node]) -> bool:
     """Whether XLA rounds the same whether or not it fuses the bits into what is made of them.
 
-    It may not with two draws (either product can become a fused multiply-add), with logarithms
-    along a short last axis (their scalar form differs from the vector form in the last bit), and
-    float8 takes it minutes to compile.
+    It may not with two draws in a sum (either product can become a fused multiply-add), with
+    logarithms along a short last axis (their scalar form differs from the vector form in the last
+    bit), and float8 takes it minutes to compile.
     """
     # Of x * a + y * b, either product may stay exact in a fused multiply-add, and which one depends
     # on what else is in the program (xla#41579, jax#18507).
     names = [node.name for node in nodes]
-    if names.count("random_bits") > 1 or any(map(_is_tiny, nodes)):
+    if names.count("random_bits") > 1 and not draws_stay_apart(nodes) or any(map(_is_tiny, nodes)):
         return False
     return _LOGARITHMIC.isdisjoint(names) or not any(map(_is_short, nodes))
 

@@ -15,9 +15,7 @@ from .jaxpr import inner_jaxprs
 from .key_words import is_threefry_dtype
 from .rounding import ELEMENTWISE, SAFE, constants_alike, is_scalar, rounds_alike_when_fused
 from .signature import Signer
-
-_BOUNDED = frozenset({"max", "min", "clamp"})
-"""What XLA does not merge with a multiplication after it."""
+from .steps import Step, without_steps
 
 
 class RowForm(NamedTuple):
@@ -25,11 +23,13 @@ class RowForm(NamedTuple):
 
     token: Token
     output: Value
-    factor: Any
-    """The factor that the program takes as an argument, a NumPy scalar; None if it takes none."""
+    """The leaf without its last steps."""
 
-    key: Value
-    """The keys of the draw, one for each segment."""
+    steps: tuple[Step, ...]
+    """The steps whose scalars the program takes as arguments."""
+
+    keys: tuple[Value, ...]
+    """Of each draw, the keys of all segments."""
 
     segments: int
     size: int
@@ -44,31 +44,31 @@ def match(value: Value, computable: HostComputable, signer: Signer) -> RowForm |
     alike = constants_alike(pattern.nodes, computable) and rounds_alike_when_fused(pattern.nodes)
     if not pattern.matches or not alike:
         return None
-    output, factor = pattern.without_factor(value)
-    token = (pattern.token(output, signer), factor is not None)
-    keys = pattern.key.aval.size
-    return RowForm(token, output, factor, pattern.key, keys, value.aval.size // keys)
+    output, steps = without_steps(value, pattern.is_full, computable.known_scalar)
+    token = (pattern.token(output, signer), *((step.name, step.scalar_first) for step in steps))
+    keys, segments = tuple(pattern.keys), pattern.keys[0].aval.size
+    return RowForm(token, output, steps, keys, segments, value.aval.size // segments)
 
 
 class RowPattern:
     """The nodes of one leaf, each told apart as full (one value per element) or scalar."""
 
     def __init__(self, value: Value, computable: HostComputable):
-        self.key: Any = None
+        self.keys: list[Value] = []
         self._computable = computable
         self._full: set[Node] = set()
         self._size = value.aval.size
         self.nodes = order([value], computable.is_key)
         accepted = all(map(self._accepts, self.nodes))
-        self.matches = accepted and self.key is not None
+        self.matches = accepted and len({key.aval.size for key in self.keys}) == 1
 
     def _accepts(self, node: Node) -> bool:
         if node.name == "random_bits":
             return self._accepts_draw(node)
-        # A row knows its key, its start and its factor: no argument of the user's reaches it.
+        # A row knows its key, its start and scalars: no argument of the user's reaches it.
         if any(isinstance(v, Input) or self._computable.is_key(v) for v in node.inputs):
             return False
-        full = [v for v in node.inputs if self._is_full(v)]
+        full = [v for v in node.inputs if self.is_full(v)]
         if not full:
             single = not node.primitive.multiple_results and not inner_jaxprs(node.params)
             simple = node.name in SAFE or is_scalar(node)
@@ -85,49 +85,30 @@ class RowPattern:
         return node.name in ELEMENTWISE and scalars and _keeps_width(node)
 
     def _accepts_draw(self, node: Node) -> bool:
-        if self.key is not None:
-            # Two draws do not round alike once they are fused: see `rounds_alike_when_fused`.
-            return False
         self._full.add(node)
-        (self.key,) = node.inputs
+        (key,) = node.inputs
+        self.keys.append(key)
         with node.context.manager:
             partitionable = jax.config.jax_threefry_partitionable
         return (
-            is_threefry_dtype(self.key.aval.dtype)
-            and self._computable.is_key(self.key)
+            is_threefry_dtype(key.aval.dtype)
+            and self._computable.is_key(key)
             and partitionable
             # Rows are traced anew, where a dtype of 64 bits would be narrowed.
             and (node.params["bit_width"] < 64 or jax.config.jax_enable_x64)
             and node.avals[0].size == self._size
         )
 
-    def _is_full(self, value: Value) -> bool:
+    def is_full(self, value: Value) -> bool:
         """Whether `value` has a random value for each element of the leaf."""
         return isinstance(value, Output) and value.node in self._full
-
-    def without_factor(self, value: Value) -> tuple[Value, Any]:
-        """Takes a last factor out where that cannot change how XLA rounds; else None for it.
-
-        XLA makes x * (a * b) of (x * a) * b where a and b are constants, so a factor may become an
-        argument, and be none, only where nothing before it can be merged with it: after a maximum,
-        a minimum or a clamp. One program then serves each scale of a uniform draw.
-        """
-        product = _stripped(value)
-        if product.node.name != "mul":
-            return value, None
-        full = [v for v in product.node.inputs if self._is_full(v)]
-        others = [v for v in product.node.inputs if not self._is_full(v)]
-        if len(full) != 1 or _stripped(full[0]).node.name not in _BOUNDED:
-            return value, None
-        factor = self._computable.known_scalar(others[0])
-        return (value, None) if factor is None else (full[0], factor)
 
     def token(self, output: Value, signer: Signer) -> Token:
         """Signs a leaf; equal for leaves that one program can make."""
         # Free of all shapes: reshapes are left out, scalars have their values and no shape, and
         # each node says whether it has a value per element.
         known_scalar = self._computable.known_scalar
-        numbers: dict[Value, Token] = {self.key: 0}
+        numbers: dict[Value, Token] = {key: i for i, key in enumerate(self.keys)}
         body: list[Token] = []
 
         def name(value: Any) -> Token:
@@ -138,7 +119,7 @@ class RowPattern:
                 return ("table", signer.token(value.value), value.aval)
             return ("constant", signer.token(known), value.aval.dtype)
 
-        for node in order([output], lambda v: v == self.key or known_scalar(v) is not None):
+        for node in order([output], lambda v: v in self.keys or known_scalar(v) is not None):
             value = Output(node, 0)
             if node.name in RESHAPES:
                 numbers[value] = name(node.inputs[0])
@@ -149,12 +130,6 @@ class RowPattern:
             body.append((node.primitive, token, tuple(map(name, node.inputs)), full))
             numbers[value] = -len(body)
         return (tuple(body), name(output), output.aval.dtype)
-
-
-def _stripped(value: Any) -> Output:
-    while value.node.name in RESHAPES:
-        (value,) = value.node.inputs
-    return value
 
 
 def _is_scalar(value: Value) -> bool:

@@ -1,6 +1,6 @@
 """Computes rows: one compiled program per distribution, for leaves of every shape.
 
-Each row has its key, the index that it starts at, and a factor; any row can belong to any leaf.
+Each row has its key, the index that it starts at, and scalars; any row can belong to any leaf.
 `compute` is the program, `rows` says what to fill in, and `copy_rows` puts rows where they belong.
 """
 
@@ -27,23 +27,24 @@ class Rows(NamedTuple):
     """The arguments of `compute`, for any number of rows."""
 
     words: Any
-    """Keys, (rows, 2)."""
+    """Keys, (rows, draws, 2)."""
 
     starts: Any
     """The index of each row's first element, (rows, 2): the high word and the low one."""
 
-    factors: Any
-    """(rows, 1), or (rows, 0) if the program takes no factor."""
+    scalars: Any
+    """Of the last steps, (rows, steps)."""
 
 
 def arguments(form: RowForm, rows: int) -> Rows:
     """Describes what `compute` takes, abstractly."""
-    words = jax.ShapeDtypeStruct((rows, 2), np.uint32)
-    factors = 0 if form.factor is None else 1
-    return Rows(words, words, jax.ShapeDtypeStruct((rows, factors), form.output.aval.dtype))
+    words = jax.ShapeDtypeStruct((rows, len(form.keys), 2), np.uint32)
+    starts = jax.ShapeDtypeStruct((rows, 2), np.uint32)
+    scalars = jax.ShapeDtypeStruct((rows, len(form.steps)), form.output.aval.dtype)
+    return Rows(words, starts, scalars)
 
 
-def compute(form: RowForm, words: Any, starts: Any, factors: Any) -> Any:
+def compute(form: RowForm, words: Any, starts: Any, scalars: Any) -> Any:
     """Computes one run of rows from `Rows`: (rows, ROW)."""
     shape = (words.shape[0], ROW)
     # A row starts at a multiple of ROW, so the low word never carries into the high one.
@@ -54,16 +55,16 @@ def compute(form: RowForm, words: Any, starts: Any, factors: Any) -> Any:
             lax.broadcasted_iota(np.uint32, shape, 1),
         ),
     )
-    # What `without_factor` took out comes back in the last place, in the same program, where XLA
-    # sees the bounded values that it multiplies, as in the user's function.
-    values = _without_factor(form, words, counter)
-    if form.factor is None:
-        return values
-    return lax.mul(values, lax.broadcast_in_dim(factors[:, 0], shape, (0,)))
+    # What `without_steps` cut off comes back here, in the same program, where XLA sees what is
+    # computed before, as in the user's function.
+    values = _without_steps(form, words, counter)
+    for i, step in enumerate(form.steps):
+        values = step.apply(values, lax.broadcast_in_dim(scalars[:, i], shape, (0,)))
+    return values
 
 
-def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
-    """Computes rows as far as the factor; `counter` has each element's index, in two words."""
+def _without_steps(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
+    """Computes rows as far as the steps; `counter` has each element's index, in two words."""
     shape = counter[1].shape
     known_scalar = HostComputable().known_scalar
     full: dict[Value, Any] = {}
@@ -84,12 +85,13 @@ def _without_factor(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
             scalars[value] if value in scalars else np.full(value.aval.shape, known_scalar(value))
         )
 
-    for node in order([form.output], lambda v: v == form.key or known_scalar(v) is not None):
+    for node in order([form.output], lambda v: v in form.keys or known_scalar(v) is not None):
         value = Output(node, 0)
         if node.name == "random_bits":
             # Partitionable threefry counts elements by their index in the leaf (jax#13040):
             # that is all that a row needs to know of the leaf that it is part of.
-            drawn = bits.counter_bits(words[:, 0:1], words[:, 1:2], *counter)
+            key = words[:, form.keys.index(node.inputs[0])]
+            drawn = bits.counter_bits(key[:, 0:1], key[:, 1:2], *counter)
             full[value] = bits.words_to_bits(*drawn, node.params["bit_width"])
         elif not any(v in full for v in node.inputs):
             # A scalar that the host cannot compute as XLA does (a logarithm, say): by its own node,
@@ -109,19 +111,20 @@ def rows_of(form: RowForm) -> int:
     return form.segments * math.ceil(form.size / ROW)
 
 
-def rows(forms: Sequence[RowForm], keys: Sequence[np.ndarray]) -> Rows:
-    """Fills in the program's arguments for leaves, given the words of each leaf's keys."""
+def rows(forms: Sequence[RowForm], keys: Sequence[Sequence[np.ndarray]]) -> Rows:
+    """Fills in the program's arguments for leaves, given the words of the keys of their draws."""
     segments = [form.segments for form in forms]
     counts = np.repeat([math.ceil(form.size / ROW) for form in forms], segments)
-    words = np.concatenate([key.reshape(-1, 2) for key in keys]).astype(np.uint32)
+    words = [np.stack([key.reshape(-1, 2) for key in of_leaf], 1) for of_leaf in keys]
+    words = np.concatenate(words).astype(np.uint32)
     # Each segment counts from 0.
     first = np.repeat(np.cumsum(counts) - counts, counts)
     index = (np.arange(len(first)) - first).astype(np.uint64) * np.uint64(ROW)
     starts = np.stack([index >> np.uint64(32), index & np.uint64(0xFFFFFFFF)], axis=1)
-    factors = [[] if form.factor is None else [form.factor] for form in forms]
-    factors = np.repeat(np.array(factors, forms[0].output.aval.dtype), segments, axis=0)
+    scalars = [[step.scalar for step in form.steps] for form in forms]
+    scalars = np.repeat(np.array(scalars, forms[0].output.aval.dtype), segments, axis=0)
     return Rows(
-        np.repeat(words, counts, axis=0), starts.astype(np.uint32), np.repeat(factors, counts, 0)
+        np.repeat(words, counts, axis=0), starts.astype(np.uint32), np.repeat(scalars, counts, 0)
     )
 
 

@@ -45,7 +45,7 @@ def computed(node: Node, inputs: Sequence[Any]) -> Any:
         result = dtype.type(_EXACT[node.name](*inputs))
         if node.name == "div" and node.crosses_call and result != inputs[0] * (1 / inputs[1]):
             return None  # see `rounding.constants_alike`
-        return result if _is_one_number(result) else None
+        return result if is_one_number(result) else None
 
 
 def rounds(node: Node) -> bool:
@@ -66,7 +66,7 @@ def cast(scalar: Any, target: np.dtype) -> Any:
     if target.kind == "b" or not (_is_real(source) and _is_real(target)):
         return None
     result = scalar.astype(target)
-    if not _is_one_number(result) or not _is_one_number(scalar):
+    if not is_one_number(result) or not is_one_number(scalar):
         return None
     once = (source, target) in _ROUNDED_ONCE
     return result if once or _equal(scalar, result) else None
@@ -91,7 +91,7 @@ def _same_sign(one: Any, other: Any) -> bool:
     return bool(np.signbit(float(one)) == np.signbit(float(other)))
 
 
-def _is_one_number(value: Any) -> bool:
+def is_one_number(value: Any) -> bool:
     """Whether all agree on its bits: not a NaN, which has many, nor what may be flushed to zero."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return True

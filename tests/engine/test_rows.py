@@ -57,6 +57,13 @@ POOLED = {
     "batched": lambda k: jax.vmap(lambda q: jr.normal(q, SHAPE))(jr.split(k, 3)),
     "segments": lambda k: jax.vmap(lambda q: jr.normal(q, (ROW + 1,)))(jr.split(k, 3)),
     "scanned": lambda k: lax.map(lambda q: 0.1 * jr.truncated_normal(q, -2, 2, SHAPE), jr.split(k)),
+    "complex": lambda k: jr.normal(k, SHAPE, jnp.complex64),
+    "complex_scaled": lambda k: jax.nn.initializers.normal(0.01)(k, SHAPE, jnp.complex64),
+    "complex_turned": lambda k: -jr.normal(k, SHAPE, jnp.complex64) * 0.3j / 7,
+    "complex_of_one_draw": lambda k: jr.normal(k, SHAPE).astype(jnp.complex64) * 2j,
+    "complex_segments": lambda k: jax.vmap(lambda q: jr.normal(q, SHAPE, jnp.complex64))(
+        jr.split(k, 3)
+    ),
     "one": lambda k: jr.normal(k, (1,)),
     "scalar": lambda k: jr.normal(k, ()),
     "row_less_one": lambda k: jr.normal(k, (ROW - 1,)),
@@ -110,7 +117,19 @@ OTHERS = {
     "choice": lambda k: jr.choice(k, 100, (7,), replace=False),
     "gamma": lambda k: jr.gamma(k, 2.0, SHAPE),
     "rademacher": lambda k: jr.rademacher(k, SHAPE),
-    "complex": lambda k: jr.normal(k, SHAPE, jnp.complex64),
+    "complex_lecun": lambda k: lecun(k, SHAPE, jnp.complex64),
+    "complex_moved": lambda k: jr.normal(k, SHAPE, jnp.complex64) * 0.3 + 1,
+    "complex_mixed": lambda k: jr.normal(k, SHAPE, jnp.complex64) * (0.3 + 0.4j),
+    "complex_inverted": lambda k: 1 / jr.normal(k, SHAPE, jnp.complex64),
+    "complex_sum": lambda k: (
+        jr.normal(k, SHAPE, jnp.complex64) + 0.1 * jr.normal(jr.fold_in(k, 1), SHAPE, jnp.complex64)
+    ),
+    "complex_and_real": lambda k: (
+        jr.normal(k, SHAPE, jnp.complex64) + lecun(jr.fold_in(k, 1), SHAPE).astype(jnp.complex64)
+    ),
+    "complex_square": lambda k: jr.normal(k, SHAPE, jnp.complex64) ** 2,
+    "size_of_complex": lambda k: abs(jr.normal(k, SHAPE, jnp.complex64)),
+    "real_of_complex": lambda k: jr.normal(k, SHAPE, jnp.complex64).real * 0.1,
     "poisson": lambda k: jr.poisson(k, 3.0, (9,)),
     "orthogonal": lambda k: jax.nn.initializers.orthogonal(0.5)(k, (13, 7)),
     "delta_orthogonal": lambda k: jax.nn.initializers.delta_orthogonal()(k, (3, 3, 5, 7)),
@@ -170,6 +189,13 @@ def test_double_precision(name):
     with jax.enable_x64(True):
         assert_as_jit(lambda key: DRAWS[name](key, jnp.float64), jax.random.key(7))
         assert_as_jit(lambda key: DRAWS[name](key, jnp.float32), jax.random.key(7))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1 / 3])
+def test_complex_double_precision(scale):
+    draw = jax.nn.initializers.normal(scale, jnp.complex128)
+    with jax.enable_x64(True):
+        assert_as_jit(lambda key: draw(key, SHAPE), jax.random.key(7))
 
 
 @pytest.mark.sampled(3)
