@@ -60,8 +60,8 @@ def signal(
             with a random direction of length 1, the same in every call: gradients at the output
             are then of size 1, whatever the outputs.
         **kwargs: passed on, such as `rngs=`, `method=` or `train=True`; arrays of floats among them
-            are inputs, too. Statistics and the like may change and what becomes of them is dropped, so `mutable=` is not needed, and an NNX
-            module is as it was.
+            are inputs, too. Statistics and the like may change and what becomes of them is dropped,
+            so `mutable=` is not needed, and an NNX module is as it was.
 
     Returns:
         A `Signal`. It prints as a table; `.rows` are the records: mean, std, shares of zeros, of
