@@ -70,8 +70,9 @@ def _scalar(value: Value) -> complex | None:
         and _is_complex(value.aval)
     ):
         (value,) = value.node.inputs
-    known = isinstance(value, Constant) and value.aval.size == 1
-    return complex(np.asarray(value.value).item()) if known else None
+    if not isinstance(value, Constant) or value.aval.size != 1:
+        return None
+    return complex(np.asarray(value.value).item())
 
 
 def _is_complex(aval: Any) -> bool:
