@@ -124,8 +124,11 @@ class WithRules:
     def _survey(self, args: tuple, kwargs: dict[str, Any]) -> _Survey:
         run = Run()
         fun, arrays = of_arrays(lambda *a, **k: opened(self._fun(*a, **k))[0], args, kwargs)
+        knew_nnx = _knows_nnx()
         with _watched(run):
             closed, shape = jax.make_jaxpr(fun, return_shape=True)(arrays)
+        if _knows_nnx() and not knew_nnx:
+            return self._survey(args, kwargs)  # the function has imported it, unwatched
         paths, leaves, _ = flatten(shape)
         chosen = self._choose(paths, leaves, shape)
         for i, rule in chosen.items():
@@ -139,10 +142,14 @@ class WithRules:
 @contextlib.contextmanager
 def _watched(run: Run) -> Iterator[None]:
     """Lets the modules of every system tell `run` what they make, in this thread."""
-    # Its users alone need flax.nnx, which is slow to import.
-    nnx_too = nnx.watching(run) if "flax.nnx" in sys.modules else contextlib.nullcontext()
+    nnx_too = nnx.watching(run) if _knows_nnx() else contextlib.nullcontext()
     with run.distinct(), linen.watching(run), nnx_too:
         yield
+
+
+def _knows_nnx() -> bool:
+    """Whether `flax.nnx` is imported, which is slow and of use to its users alone."""
+    return "flax.nnx" in sys.modules
 
 
 def _add_derived(

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 import threading
 
 import chex
@@ -266,6 +267,18 @@ def test_another_shape_is_refused_with_the_path():
     with pytest.raises(ValueError, match="turned.* returned shape .* was asked for") as error:
         with_rules(plain(Block), {"linear/kernel": turned})(KEY)
     assert "while initializing 'linear/kernel' by the rule for" in error.value.__notes__[0]
+
+
+def test_a_function_may_be_the_first_to_import_nnx(monkeypatch):
+    def importing(key):
+        sys.modules["flax.nnx"] = nnx
+        return plain(Block)(key)
+
+    monkeypatch.delitem(sys.modules, "flax.nnx")
+    rules = {"attention/*/kernel": FAN}
+    assert_same(
+        jitted(with_rules(importing, rules))(KEY), jitted(with_rules(plain(Block), rules))(KEY)
+    )
 
 
 def test_wrong_arguments_fail_in_the_words_of_python():

@@ -1,4 +1,4 @@
-"""What only NNX knows: modules that make their variables, watched; modules of a class; ties.
+"""What only NNX knows: modules that make their variables, watched; modules of a class.
 
 `flax.nnx` is imported where an object of it is met, never before. Start with `watch`: it lets a
 module's own code call a rule's initializer; `hook` is what it knows of Flax's internals.
