@@ -122,8 +122,9 @@ def _is_variable(node: Any) -> bool:
 
 def check_values(leaves: Sequence[Any]) -> None:
     """Raises for variables that are references: a new tree would share them, or lose them."""
+    variable = imported("flax.nnx", "Variable")
     for leaf in leaves:
-        hijax = _is_variable(leaf)
+        hijax = isinstance(leaf, variable)
         if hijax or isinstance(leaf, jax.Ref):
             kind = "hijax=True" if hijax else "ref=True"
             raise ValueError(
