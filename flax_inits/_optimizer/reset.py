@@ -103,7 +103,7 @@ def reset_chosen(
     wanted = [i for i in ours if found[i].params <= whole]
     parts = {i: _part(found[i], state[i], leaves, chosen) for i in ours if i not in wanted}
     left = [found[i] for i, part in parts.items() if part is None]
-    report([entry.path for entry in accumulated(tx, params, left)], strict)
+    warn_of_left([entry.path for entry in accumulated(tx, params, left)], strict)
     if counts == "reset":
         wanted += _counts(found, whole, names, frozenset(chosen))
     wanted += [i for i, part in parts.items() if part is not None]
@@ -137,7 +137,7 @@ def check_counts(counts: str) -> None:
         raise ValueError(f"counts must be 'keep' or 'reset', got {counts!r}.")
 
 
-def report(left: Sequence[Path], strict: bool) -> None:
+def warn_of_left(left: Sequence[Path], strict: bool) -> None:
     """Says which leaves of a state were left, though they hold statistics of chosen params."""
     if not left:
         return

@@ -1,5 +1,6 @@
 """The layers of `recycle`: which arrays hold a unit's weights, and where in them."""
 
+import collections
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -43,8 +44,7 @@ class LayerEdits:
         self.names, self.leaves, self.treedef = flatten(params)
         self._index = {name: i for i, name in enumerate(self.names)}
         self._shown = {show(name): i for i, name in enumerate(self.names)}
-        self.of_leaf: dict[int, list[Edit]] = {}
-        self.layer_of: dict[tuple[int, str], str] = {}
+        self.of_leaf: dict[int, list[Edit]] = collections.defaultdict(list)
         _check_names(masks, layers)
         self.masks = {name: _mask(name, masks[name]) for name in layers if name in masks}
         for name in self.masks:
@@ -61,7 +61,7 @@ class LayerEdits:
         new += [(i, value, "unit") for i, value in self._norms(name, layer.get("norm"))]
         for i, value, role in new:
             self._units(name, i, -1)
-            self._add(i, Edit(name, -1, 1, value, role))
+            self.of_leaf[i].append(Edit(name, -1, 1, value, role))
 
     def _outgoing(self, name: str, layer: Mapping[str, Any], outgoing: Any) -> None:
         feeds = layer["feeds"]
@@ -80,12 +80,7 @@ class LayerEdits:
             repeats = self._units(name, i, axis, fed_by=layer)
             if outgoing != "keep":
                 value = 0.0 if isinstance(outgoing, str) else None
-                self._add(i, Edit(name, axis, repeats, value, "outgoing"))
-
-    def _add(self, i: int, edit: Edit) -> None:
-        self.of_leaf.setdefault(i, []).append(edit)
-        if edit.value is None:
-            self.layer_of.setdefault((i, edit.role), edit.layer)
+                self.of_leaf[i].append(Edit(name, axis, repeats, value, "outgoing"))
 
     def _units(self, name: str, i: int, axis: int, fed_by: Mapping[str, Any] | None = None) -> int:
         """How often the layer's units are along the axis: once, or for each flattened position."""

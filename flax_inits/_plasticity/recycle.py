@@ -19,7 +19,7 @@ from .._optimizer.fresh import fresh
 from .._optimizer.further import has_params
 from .._optimizer.matching import matched
 from .._optimizer.nnx_state import params_of
-from .._optimizer.reset import check_optimizer, report
+from .._optimizer.reset import check_optimizer, warn_of_left
 from .._surgery.reinit import reinit
 from .._tree.modules import drawn_key, is_module
 from .._tree.paths import flatten, path_hash, paths, show
@@ -178,7 +178,12 @@ def _masks(edits: LayerEdits, of_leaf: Sequence[Edit]) -> dict[str, Array]:
 
 def _draws(key: Key, params: PyTree, edits: LayerEdits, role: str, source: Any) -> dict[int, Array]:
     """Fresh arrays for the leaves that need them, by position."""
-    wanted = {i: layer for (i, which), layer in edits.layer_of.items() if which == role}
+    wanted = {
+        i: edit.layer
+        for i, of_leaf in edits.of_leaf.items()
+        for edit in reversed(of_leaf)  # so that the first of several layers has the say
+        if edit.value is None and edit.role == role
+    }
     if not wanted:
         return {}
     source = jax.nn.initializers.lecun_normal() if source is None else source
@@ -226,7 +231,7 @@ def _recycled_state(trained: _Trained, opt_state: PyTree, new: PyTree, edits: La
             wanted[index] = param
         elif math.prod(entry.shape) > 1:
             left.append(entry.path)
-    report(left, strict=False)
+    warn_of_left(left, strict=False)
     for index, value in fresh(tx, part(new), entries, state, list(wanted)).items():
         param, old = wanted[index], state[index]
         of_leaf, shape = tuple(edits.of_leaf[param]), np.shape(edits.leaves[param])
