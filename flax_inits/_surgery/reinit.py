@@ -187,13 +187,12 @@ def _by_init_fn(
         return [*new, *beside]
 
     if not tracing() and not isinstance(key, Tracer):
-        places = [place_of(tree.paths[i], tree.leaves[i]) for i in chosen]
-        made = compute(values, key, dict(enumerate(places)))
+        places = {n: place_of(tree.paths[i], tree.leaves[i]) for n, i in enumerate(chosen)}
+        made = compute(values, key, places)
         if made is not None:
-            return {i: made[place] for place, i in enumerate(chosen)}, parts
-    new = values(key)[: len(chosen)]
-    laid = [laid_out(v, tree.leaves[i]) for i, v in zip(chosen, new, strict=True)]
-    return dict(zip(chosen, laid, strict=True)), parts
+            return {i: made[n] for n, i in enumerate(chosen)}, parts
+    new = zip(chosen, values(key), strict=False)  # without the others
+    return {i: laid_out(value, tree.leaves[i]) for i, value in new}, parts
 
 
 def _chosen(tree: _Tree, where: Where, allow_unmatched: bool) -> dict[int, Part | None]:

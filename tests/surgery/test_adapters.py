@@ -240,6 +240,16 @@ def test_slices_that_are_not_as_many(count, match):
         fi.graft(params, {"v": np.zeros((3, 2), "f")}, {"w_*": take("v", unstack(axis=0))})
 
 
+def test_random_keys_are_adapted_under_jit_alone():
+    keys, rules = jax.random.split(jax.random.key(0), 3), {"k": take("k", cut(axis=0, size=2))}
+    after = jax.jit(lambda params, donor: fi.graft(params, donor, rules))(
+        {"k": keys[1:]}, {"k": keys}
+    )
+    assert (jax.random.key_data(after["k"]) == jax.random.key_data(keys[:2])).all()
+    with pytest.raises(ValueError, match="Random keys can be copied as they are, but adapted only"):
+        fi.graft({"k": keys[1:]}, {"k": keys}, rules)
+
+
 def test_what_cannot_be_joined():
     donor = {"a": np.zeros((2, 3), "f"), "b": np.zeros((3, 3), "f"), "c": np.zeros((2, 3), "i")}
     params = {"w": np.zeros((2, 2, 3), "f")}

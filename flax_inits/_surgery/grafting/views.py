@@ -44,23 +44,29 @@ def of_array(array: Any, staged: bool = False) -> View:
     if isinstance(array, bool | int | float | complex):
         array = np.asarray(array, dtype_of(array))
     shape = tuple(array.shape)
+    # What NumPy does not know, such as PRNG keys, can only be copied as it is.
+    extended = jnp.issubdtype(array.dtype, jax.dtypes.extended)
 
     def read(region: Region) -> Any:
         if staged:
             return jnp.asarray(array)[region]
+        if extended:
+            raise ValueError(
+                "Random keys can be copied as they are, but adapted only under jax.jit; else graft "
+                "their jax.random.key_data."
+            )
         return _from_shards(array, region) if is_concrete(array) else np.asarray(array[region])
 
-    # What NumPy does not know, such as PRNG keys, can only be copied as it is.
-    extended = jnp.issubdtype(array.dtype, jax.dtypes.extended)
     raw = array if isinstance(array, np.ndarray | jax.Array) else None
     return View(shape, array.dtype if extended else np.dtype(array.dtype), read, raw)
 
 
 def _from_shards(array: Any, region: Region) -> Any:
     """A region of a JAX array, without gathering the array on any device."""
-    if array.is_fully_replicated:
-        return np.asarray(array.addressable_shards[0].data)[region]
     shards = {str(shard.index): shard for shard in array.addressable_shards}.values()
+    whole_one = next((shard for shard in shards if shard.data.shape == array.shape), None)
+    if whole_one is not None:
+        return np.asarray(whole_one.data)[region]
     out = np.empty(_sizes(region), array.dtype)
     read = 0
     for shard in shards:
