@@ -40,6 +40,7 @@ def dormant(activations: PyTree, threshold: float | Array) -> PyTree:
 
     Raises:
         ValueError: an array has no batch axis or no elements; `threshold` is negative.
+        TypeError: `threshold` is no number.
 
     Warns:
         UserWarning: the values of a unit have a negative mean and go below what activation

@@ -89,9 +89,10 @@ def recycle(
         reset where all that they sum up is new, or left with an `OptimizerStateWarning`.
 
     Raises:
-        ValueError: a layer, path or mask does not fit; `opt_state` is not a state of `tx`.
-        TypeError: `masks`, `layers` or a layer is no mapping; only one of `opt_state`
-            and `tx` is given.
+        ValueError: a layer, path or mask does not fit; `norm_factor` is negative; `opt_state` is
+            not a state of `tx`.
+        TypeError: `masks`, `layers` or a layer is no mapping; an axis, a value or `norm_factor` is
+            no number; only one of `opt_state` and `tx` is given.
 
     Reference: Sokar et al., "The dormant neuron phenomenon in deep reinforcement learning", 2023.
 

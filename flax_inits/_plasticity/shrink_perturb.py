@@ -59,6 +59,7 @@ def shrink_perturb(
 
     Raises:
         ValueError: `shrink` or `perturb` is out of range; and as `reinit` does.
+        TypeError: one of them is no number; and as `reinit` does.
 
     Reference: Ash & Adams, "On warm-starting neural network training", 2020.
 
