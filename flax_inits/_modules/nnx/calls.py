@@ -60,7 +60,7 @@ def _watched(original: Any) -> Callable[..., Any]:
             with placed(self):
                 layer = NNXLayer(self, original)
                 bound = _bridged(layer, bound) if isinstance(self, nnx.bridge.ToNNX) else bound
-                return _watchers.run(layer, bound, args, kwargs)
+                return _watchers.ask(layer, bound, args, kwargs)
         finally:
             _running.reset(running)
 

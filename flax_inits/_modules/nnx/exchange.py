@@ -33,7 +33,7 @@ class Watchers:
         """Whether somebody watches in this thread."""
         return bool(self._handlers.get())
 
-    def run(self, subject: Any, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def ask(self, subject: Any, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A call as the handlers of this thread run it.
 
         That of the innermost block is asked first, and calls the next.

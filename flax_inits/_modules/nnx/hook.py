@@ -55,7 +55,7 @@ def _hook_init(cls: type) -> None:
 
     @functools.wraps(original)
     def init(*args: Any, **kwargs: Any) -> None:
-        _watchers.run(Construction(signature, object()), original, args, kwargs)
+        _watchers.ask(Construction(signature, object()), original, args, kwargs)
 
     _watchers.exchange(cls, "__init__", init)
 
