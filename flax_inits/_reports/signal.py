@@ -74,8 +74,8 @@ def signal(
 
     Raises:
         TypeError: `model` is nothing of the above; `loss` returns no real number.
-        ValueError: the variables are abstract, were deleted, or have no params; a function
-            records nothing.
+        ValueError: the variables are abstract, were deleted, or have no params; no array of floats
+            passes through the network, or a function records nothing.
 
     Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", 2010.

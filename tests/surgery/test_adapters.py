@@ -156,6 +156,26 @@ def test_layers_that_are_stacked_and_grown_on_a_mesh():
     assert none.shape == (0, 2) and none.dtype == jnp.float32
 
 
+CHAINS = [
+    [concatenate(0), grow(0)],
+    [stack(0), reshape(4, 4), grow(0, "mean")],
+    [transpose(1, 0), concatenate(0), grow(1)],
+    [stack(2), reshape(2, 8), transpose(1, 0), grow(1, "mean")],
+    [cut(0, size=1), concatenate(0), grow(0)],
+]
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_what_several_adapters_make_shard_by_shard(chain):
+    donor, rules = {"a": array(2, 4), "b": array(2, 4) + 100}, {"w": take(["a", "b"], *chain)}
+    target = jnp.ones((8, 4))
+    spread = jax.device_put(target, NamedSharding(MESH, P("x", "y")))
+    want = fi.graft({"w": target}, donor, rules)["w"]
+    np.testing.assert_array_equal(fi.graft({"w": spread}, donor, rules)["w"], want)
+    traced = jax.jit(lambda target, donor: fi.graft({"w": target}, donor, rules))
+    np.testing.assert_array_equal(traced(spread, donor)["w"], want)
+
+
 def test_new_rows_are_those_of_reinit():
     key, init = jax.random.key(3), fi.orthogonal()
     params = {"emb": {"embedding": jnp.ones((8, 6))}}
@@ -205,6 +225,7 @@ def test_a_grid_that_is_no_square():
 SHAPES = {
     "never shrinks": ((3,), (5,), [grow(0)], r"never shrinks.*use cut\(axis=0\)"),
     "rank": ((3, 2), (3,), [grow(0)], "keeps the number of axes"),
+    "mean": ((3,), (0,), [grow(0, "mean")], "the mean of old entries, of which .0,. has none"),
     "cut more": ((5,), (3,), [cut(0)], r"5 entries from 0 are more.*mean grow\(axis=0\)"),
     "no axis": ((3,), (3,), [transpose(0, 1)], r"shape \(3,\) has no axis 1"),
     "axes": ((2, 2), (2, 2), [transpose(0)], "does not name each axis"),

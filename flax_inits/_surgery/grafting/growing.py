@@ -74,6 +74,10 @@ class grow(Adapter):
     def _new(self, view: View, goal: Goal, axis: int, size: int) -> View:
         old = view.shape[axis]
         if self.init == "mean":
+            if not old:
+                raise Misfit(
+                    f"{self!r} takes the mean of old entries, of which {view.shape} has none."
+                )
             return averaged(view, axis, size - old)
         shape = replaced(view.shape, axis, size)
         if self.init is not None:
