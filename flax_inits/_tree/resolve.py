@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -64,13 +65,12 @@ def resolve(
         return _complement(where, paths, leaves, tree)
     if modules.is_variable_type(where):
         verdicts = modules.by_variable_type(where, tree)
-    elif _is_mask(where) or not (others := modules.other_paths(tree, paths)):
-        verdicts = _verdicts(where, paths, leaves)
-    else:  # One leaf of several paths is selected by any of them.
+    else:  # One leaf of several paths is selected by any of them; a mask has the first.
+        others = {} if _is_mask(where) else modules.other_paths(tree, paths)
         owners = [*range(len(paths)), *(i for i, more in others.items() for _ in more)]
         named = [*paths, *(path for more in others.values() for path in more)]
         found = _verdicts(where, named, [leaves[i] for i in owners])
-        chosen = {i for i, use in zip(owners, found, strict=True) if use}
+        chosen = set(itertools.compress(owners, found))
         verdicts = [i in chosen for i in range(len(paths))]
     return verdicts, [] if any(verdicts) else [where]
 
