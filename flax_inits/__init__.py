@@ -143,4 +143,4 @@ from . import _addresses as _addresses
 _MODULES = ("initializers", "results")
 __all__ = [n for n in vars() if n[0] != "_" and n not in _MODULES]  # pyright: ignore
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
