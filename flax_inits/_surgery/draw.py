@@ -40,13 +40,21 @@ def draw(key: Key, ruled_leaves: Mapping[int, RuledLeaf]) -> dict[int, Array] | 
 
     None if an initializer closes over tracers: then only the caller's trace can compute its leaf.
     """
-    fold, planner = _folder(key), _Planner(key)
+    fold = _folder(key)
     places = {i: place_of(ruled.path, ruled.leaf) for i, ruled in ruled_leaves.items()}
+    # Leaves that differ in nothing but their path share a job. By the identity of initializers:
+    # within one call it says enough, across calls it would mistake one whose attributes were
+    # changed for what it was.
+    known: dict[Any, tuple[Job | Whole, Placement]] = {}
     jobs: dict[Placement, list[Job]] = {}
     alone: list[tuple[int, RuledLeaf]] = []
     for i, ruled in ruled_leaves.items():
-        with noted(note(ruled.path, ruled.rule)):
-            job, place = planner.job(ruled, places[i])
+        init, struct = ruled.rule.init, struct_of(ruled.leaf)
+        facts = (id(init), struct, places[i])
+        if facts not in known:
+            with noted(note(ruled.path, ruled.rule)):
+                known[facts] = _planned(key, init, struct, places[i])
+        job, place = known[facts]
         if job is CLOSES_OVER_TRACERS:
             return None
         if isinstance(job, Whole):
@@ -74,47 +82,33 @@ def _folder(key: Key) -> Callable[[Path], Any]:
     return fold
 
 
-class _Planner:
-    """Plans jobs; leaves that differ in nothing but their path share one."""
+def _planned(
+    key: Key, init: Any, struct: jax.ShapeDtypeStruct, place: Placement
+) -> tuple[Job | Whole, Placement]:
+    """What makes a leaf, given the key of its path, and where; or why no job can."""
 
-    def __init__(self, key: Key):
-        self._key = key
-        # By the identity of initializers: within one call it says enough, across calls it would
-        # mistake one whose attributes were changed for what it was.
-        self._known: dict[Any, tuple[Job | Whole, Placement]] = {}
+    def values(key: Key) -> Array:
+        return checked_as(init(key, struct.shape, struct.dtype), struct, init)
 
-    def job(self, ruled: RuledLeaf, place: Placement) -> tuple[Job | Whole, Placement]:
-        """What makes the leaf, given the key of its path, and where; or why no job can."""
-        init, struct = ruled.rule.init, struct_of(ruled.leaf)
-        known = (id(init), struct, place)
-        if known not in self._known:
-            self._known[known] = self._plan(init, struct, place)
-        return self._known[known]
+    # Under no mesh, so that values and programs do not depend on the one in use.
+    home = Placement(device=place.device)
+    try:
+        return _job(key, values, home, place.sharding), home
+    except Exception:
+        if jax.sharding.get_abstract_mesh().empty:
+            raise
+    # Unless the initializer itself names axes of that mesh.
+    reached = within_reach(place)
+    return _job(key, values, reached, reached.sharding), reached
 
-    def _plan(
-        self, init: Any, struct: jax.ShapeDtypeStruct, place: Placement
-    ) -> tuple[Job | Whole, Placement]:
-        def values(key: Key) -> Array:
-            return checked_as(init(key, struct.shape, struct.dtype), struct, init)
 
-        # Under no mesh, so that values and programs do not depend on the one in use.
-        home = Placement(device=place.device)
-        try:
-            return self._job(values, home, place.sharding), home
-        except Exception:
-            if jax.sharding.get_abstract_mesh().empty:
-                raise
-        # Unless the initializer itself names axes of that mesh.
-        reached = within_reach(place)
-        return self._job(values, reached, reached.sharding), reached
-
-    def _job(
-        self, values: Callable[[Key], Array], place: Placement, sharding: Sharding | None
-    ) -> Job | Whole:
-        with placed_at(place):
-            traced = traceable(values, self._key)
-            jobs = traced if isinstance(traced, Whole) else jobs_of(traced, {0: sharding})
-        return jobs if isinstance(jobs, Whole) else jobs[0]
+def _job(
+    key: Key, values: Callable[[Key], Array], place: Placement, sharding: Sharding | None
+) -> Job | Whole:
+    with placed_at(place):
+        traced = traceable(values, key)
+        jobs = traced if isinstance(traced, Whole) else jobs_of(traced, {0: sharding})
+    return jobs if isinstance(jobs, Whole) else jobs[0]
 
 
 def _alone(key: Key, ruled: RuledLeaf, place: Placement) -> Array:
