@@ -1,14 +1,13 @@
 """Calls of modules, of whichever system, handed to a function that may run them otherwise."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from .._tree.modules import is_module
 from .linen import calls as linen
 from .nnx import calls as nnx
-from .run import Run
+from .run import Run, knows_nnx
 
 Layer: TypeAlias = linen.LinenLayer | nnx.NNXLayer
 """A module while it is called; both have the same methods."""
@@ -28,7 +27,7 @@ def watching(handler: Handler, *roots: Any) -> Iterator[None]:
         # NNX keeps traces of functions that it transforms; a kept one would call no module.
         stack.enter_context(Run().distinct())
         stack.enter_context(linen.watching(handler))
-        if "flax.nnx" in sys.modules:
+        if knows_nnx():
             stack.enter_context(nnx.watching(handler))
             for root in filter(is_module, roots):
                 stack.enter_context(nnx.placed(root))

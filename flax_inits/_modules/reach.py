@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -31,7 +30,7 @@ from .._tree.rules import (
 from .arguments import of_arrays
 from .linen import watch as linen
 from .nnx import watch as nnx
-from .run import Run, Source, Target
+from .run import Run, Source, Target, knows_nnx
 
 THROUGH = "rule, through the module"
 """How a leaf is made for which a module called the rule's initializer."""
@@ -124,10 +123,10 @@ class WithRules:
     def _survey(self, args: tuple, kwargs: dict[str, Any]) -> _Survey:
         run = Run()
         fun, arrays = of_arrays(lambda *a, **k: opened(self._fun(*a, **k))[0], args, kwargs)
-        knew_nnx = _knows_nnx()
+        knew_nnx = knows_nnx()
         with _watched(run):
             closed, shape = jax.make_jaxpr(fun, return_shape=True)(arrays)
-        if _knows_nnx() and not knew_nnx:
+        if knows_nnx() and not knew_nnx:
             return self._survey(args, kwargs)  # the function has imported it, unwatched
         paths, leaves, _ = flatten(shape)
         chosen = self._choose(paths, leaves, shape)
@@ -142,14 +141,9 @@ class WithRules:
 @contextlib.contextmanager
 def _watched(run: Run) -> Iterator[None]:
     """Lets the modules of every system tell `run` what they make, in this thread."""
-    nnx_too = nnx.watching(run) if _knows_nnx() else contextlib.nullcontext()
+    nnx_too = nnx.watching(run) if knows_nnx() else contextlib.nullcontext()
     with run.distinct(), linen.watching(run), nnx_too:
         yield
-
-
-def _knows_nnx() -> bool:
-    """Whether `flax.nnx` is imported, which is slow and of use to its users alone."""
-    return "flax.nnx" in sys.modules
 
 
 def _add_derived(

@@ -3,6 +3,7 @@
 import contextvars
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,11 @@ from .._base.types import Array, Path, PyTree
 from .._tree.casting import checked_as
 from .._tree.rules import Rule, note
 from .marks import mark, marks_of
+
+
+def knows_nnx() -> bool:
+    """Whether `flax.nnx` is imported, which is slow and of use to its users alone."""
+    return "flax.nnx" in sys.modules
 
 
 class Source(Protocol):

@@ -15,6 +15,7 @@ from .._base.types import Array
 from .._modules.arguments import of_arrays
 from .._modules.calls import watching
 from .._modules.network import Network, in_short, network_of
+from .._modules.run import knows_nnx
 from .._tree.leaves import check_alive
 from .._tree.modules import opened
 from .._tree.paths import flatten
@@ -111,8 +112,11 @@ def signal(
             return recorder.result(fun(*args[: len(tree)], *inputs, **kwargs))
 
     traced, arrays = of_arrays(recorded, given, {})
+    knew_nnx = knows_nnx()
     with _explained(network, name, tree, inputs):
         tapped = Tapped(traced, (arrays,), recorder.prefix)
+    if knows_nnx() and not knew_nnx:  # the function has imported it, unwatched
+        return signal(model, *args, loss=loss, **kwargs)
     sites = tapped.sites()
     points = [recorder.point(site.name) for site in sites]
     _check_recorded(name, points, network is None)

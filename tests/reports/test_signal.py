@@ -532,6 +532,15 @@ class OddNNXNames(nnx.Module):
         return self.linear(x * layer * tree * bound * handler)
 
 
+def test_a_function_may_be_the_first_to_import_nnx(monkeypatch):
+    def importing(x):
+        sys.modules["flax.nnx"] = nnx
+        return nnx.Sequential(nnx.Linear(64, 3, rngs=nnx.Rngs(0)))(x)
+
+    monkeypatch.delitem(sys.modules, "flax.nnx")
+    assert "layers/0" in layers(flax_inits.signal(importing, X))
+
+
 def test_names_of_arguments_are_the_users():
     variables = OddNames().init(KEY, X, tree=2.0)
     report = flax_inits.signal(OddNames(), variables, X, tree=2.0)
