@@ -104,7 +104,7 @@ def _digest(leaf):
 def in_fresh_process(script, *arguments):
     """What `script --measure ...` prints last, as JSON, run in a new interpreter."""
     done = subprocess.run(
-        [sys.executable, script, "--measure", *arguments],
+        [sys.executable, script, "--measure", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -14,9 +14,9 @@ import json
 import os
 import re
 import resource
-import subprocess
-import sys
 import time
+
+import cold
 
 # There is no TPU to ask what it is.
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
@@ -80,7 +80,6 @@ def measure_jit_init(name, devices=16):
     """The same of `jit_init`, with what the plan says."""
     import jax
     import models
-    from models import _resident as resident
 
     import flax_inits
 
@@ -90,7 +89,7 @@ def measure_jit_init(name, devices=16):
         fun, args = (models.MODELS | models.SMALL)[name]()
     args = jax.eval_shape(lambda: args)
     init = flax_inits.jit_init(fun, out_shardings=spread(mesh_of(int(devices))))
-    before, begun = resident(), time.perf_counter()
+    before, begun = cold.in_use(), time.perf_counter()
     plan = init.plan(*args)
     between = time.perf_counter()
     planned = peak() - before
@@ -121,18 +120,6 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def in_fresh_process(*measurement):
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", *map(str, measurement)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def against_jit(names):
     """Prints how long each way takes from a function to programs for a TPU v5e 4x4."""
     if not COMPILER:
@@ -140,7 +127,7 @@ def against_jit(names):
         return
     print(f"{'model':12}{'':10}{'trace':>8}{'compile':>9}{'programs':>10}{'temp':>10}{'coll.':>7}")
     for name in names:
-        rows = {way: in_fresh_process(way, name) for way in ("jit", "jit_init")}
+        rows = {way: cold.in_fresh_process(__file__, way, name) for way in ("jit", "jit_init")}
         for way, row in rows.items():
             print(
                 f"{name:12}{way:10}{row['trace']:7.2f}s{row['compile']:8.2f}s{row['programs']:10}"
@@ -159,7 +146,7 @@ def scale():
     )
     for name in SIZES:
         for devices in (8, 256, 2048):
-            row = in_fresh_process("jit_init", name, devices)
+            row = cold.in_fresh_process(__file__, "jit_init", name, devices)
             compiled = f"{row['compile']:.1f} s" if COMPILER else "–"
             temporaries = f"{row['temporaries'] / 1e6:.2f} MB" if COMPILER else "–"
             host = f"{row['host, plan'] / 1e6:.0f} MB"

@@ -53,6 +53,8 @@ SLOW = {
 }
 # Scripts that do more where another library is installed, which CI does on one Python.
 PEERS = {"import_torch.py": ("torch", "transformers")}
+# Those that do more where the TPU compiler is installed, which CI does on the other.
+TPU = {"benchmarks/tpu.py"}
 # What others warn about, in scripts that cannot help it, as `python -W` takes it.
 ALLOWED: dict[str, list[str]] = {}
 
@@ -79,7 +81,7 @@ def run(script, *arguments, folder):
 
 
 def marks(name):
-    kinds = [(pytest.mark.slow, SLOW), (pytest.mark.peers, PEERS)]
+    kinds = [(pytest.mark.slow, SLOW), (pytest.mark.peers, PEERS), (pytest.mark.tpu, TPU)]
     return [mark for mark, scripts in kinds if name in scripts]
 
 
