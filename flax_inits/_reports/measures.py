@@ -31,11 +31,10 @@ def measure(tapped: Tapped, args: Any, total: Any) -> list[tuple[Any, dict[str, 
     """
     shapes = jax.eval_shape(lambda args: tapped(args)[1], args)
     depths = {site.tap: len(site.steps) for site in tapped.sites()}
-    inner = [
-        jax.ShapeDtypeStruct(shape.shape[depths[tap] :], shape.dtype)
-        for tap, shape in enumerate(shapes)
-    ]
-    groups = _groups(inner)
+    groups: dict[jax.ShapeDtypeStruct, list[int]] = {}
+    for tap, shape in enumerate(shapes):
+        in_one_step = jax.ShapeDtypeStruct(shape.shape[depths[tap] :], shape.dtype)
+        groups.setdefault(in_one_step, []).append(tap)
 
     @jax.jit
     def run(args: Any) -> list[dict[str, Array]]:
@@ -46,36 +45,28 @@ def measure(tapped: Tapped, args: Any, total: Any) -> list[tuple[Any, dict[str, 
         zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
         gradients, values = jax.grad(forward, has_aux=True)(zeros)
         return [
-            jax.lax.map(_measured, [_stack(arrays, *group) for arrays in (values, gradients)])
-            for group in groups
+            jax.lax.map(_measured, [_stack(arrays, struct, taps) for arrays in (values, gradients)])
+            for struct, taps in groups.items()
         ]
 
-    return _apart(inner, shapes, groups, jax.device_get(run(args)))
+    return _apart(shapes, groups, jax.device_get(run(args)))
 
 
-def _groups(inner: Sequence[Any]) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Taps of equal shape and dtype: the shape, and which."""
-    groups: dict[Any, list[int]] = {}
-    for tap, struct in enumerate(inner):
-        groups.setdefault((struct.shape, struct.dtype), []).append(tap)
-    return [(shape, taps) for (shape, _), taps in groups.items()]
-
-
-def _stack(arrays: Sequence[Array], shape: tuple[int, ...], taps: Sequence[int]) -> Array:
+def _stack(arrays: Sequence[Array], struct: Any, taps: Sequence[int]) -> Array:
     """The arrays at the taps in a row, those of each step of a scan by themselves."""
-    return jnp.concatenate([arrays[tap].reshape(-1, *shape) for tap in taps])
+    return jnp.concatenate([arrays[tap].reshape(-1, *struct.shape) for tap in taps])
 
 
-def _apart(inner: Any, shapes: Any, groups: Any, measured: Any) -> list[tuple[Any, Any]]:
-    """For each tap its shape and dtype, and its part of what was measured of its group."""
-    found: list[Any] = [None] * len(inner)
-    for (shape, taps), measures in zip(groups, measured, strict=True):
+def _apart(shapes: Any, groups: Any, measured: Any) -> list[tuple[Any, Any]]:
+    """For each tap its shape and dtype in one step, and its part of the measures of its group."""
+    found: list[Any] = [None] * len(shapes)
+    for (struct, taps), measures in zip(groups.items(), measured, strict=True):
         start = 0
         for tap in taps:
-            steps = shapes[tap].shape[: len(shapes[tap].shape) - len(shape)]
+            steps = shapes[tap].shape[: shapes[tap].ndim - struct.ndim]
             part = slice(start, start + math.prod(steps))
             own = {k: v[part].reshape((*steps, *v.shape[1:])) for k, v in measures.items()}
-            found[tap], start = (inner[tap], own), part.stop
+            found[tap], start = (struct, own), part.stop
     return found
 
 
