@@ -65,6 +65,8 @@ class Following:
         """What belongs to one param, adapted as the param is."""
         taken = self._plan.taken[param]
         role = role_of(own.entry.path, self._names[param])
+        if not self._index.keys() >= {*taken.paths}:
+            return None  # Of a donor's variable that its optimizer does not train.
         held = {path: self._roles.own(self._index[path], role) for path in taken.paths}
         arrays = {path: one.value for path, one in held.items() if one is not None}
         if len(arrays) < len(held):
@@ -83,7 +85,8 @@ class Following:
 
     def _shared(self, own: Held, moved: Sequence[int]) -> View | None:
         """What several params share: counts always, statistics only if nothing else changed."""
-        sources = [self._index[path] for i in moved for path in self._plan.taken[i].paths]
+        paths = [path for i in moved for path in self._plan.taken[i].paths]
+        sources = [self._index[path] for path in paths if path in self._index]
 
         def fits(entry: Entry) -> bool:
             if entry.kind != own.entry.kind or entry.shape != np.shape(own.value):

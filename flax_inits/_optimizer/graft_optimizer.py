@@ -20,6 +20,7 @@ from .._tree.parts import spliced
 from .._tree.paths import flatten, show
 from .following import Following
 from .matching import Named, matched
+from .nnx_state import trained_of
 from .reset import OptimizerStateWarning, check_optimizer
 from .roles import Held
 
@@ -46,11 +47,13 @@ def graft_optimizer(
     Args:
         tx: the `optax.GradientTransformation` of the target.
         opt_state: its fresh state, `tx.init(params)`.
-        params: the target's params; only their shapes are used.
+        params: the target's params, or the `nnx.Module` with them; only their shapes are used.
         donor_opt_state: the donor's state. Restored without its classes, as dicts and lists, it
             will do, too.
-        donor_params: the donor's params, in the structure that `donor_opt_state` was made with.
-        rules: as for `graft`; leaves of the donor that nobody takes are no error here.
+        donor_params: the donor's params, in the structure that `donor_opt_state` was made with, or
+            the `nnx.Module` with them.
+        rules: as for `graft`; leaves of the donor that nobody takes are no error here, and rules
+            for what is not trained (`nnx.BatchStat`) may stay.
         donor_tx: the donor's optimizer, where it differs: partitioned otherwise, wrapped, or
             without some of the statistics.
         mismatch: as for `graft`.
@@ -78,6 +81,7 @@ def graft_optimizer(
         check_optimizer(optimizer)
     options = Options("ignore", mismatch)
     plan = planned(params, donor_params, rules, options, goals(None, staged=True))
+    plan, params, donor_params = trained_of(plan, params, donor_params)
     state, treedef = jax.tree.flatten(opt_state)
     own = _held(tx, params, opt_state, _OURS)
     given = _held(donor_tx, donor_params, donor_opt_state, _THEIRS)

@@ -9,6 +9,7 @@ import jax
 
 from .._base.errors import did_you_mean
 from .._base.types import Key, Path, PyTree, Where
+from .._surgery.grafting.planning import Planned
 from .._tree.forms import describe
 from .._tree.modules import is_module, is_variable_type, opened
 from .._tree.parts import Part
@@ -35,6 +36,24 @@ def of_module(
     if not found:
         raise ValueError(f"{describe(where)} selects no nnx.Param, which are what is trained.")
     return trained, found
+
+
+def trained_of(plan: Planned, params: PyTree, donor: PyTree) -> tuple[Planned, PyTree, PyTree]:
+    """A graft between NNX modules as their optimizers see it: of the params alone."""
+    if is_module(donor):
+        donor = params_of(donor)
+        plan = plan._replace(donor={path: plan.donor[path] for path in paths(donor)})
+    if is_module(params):
+        names, params = paths(params), params_of(params)
+        position = {path: i for i, path in enumerate(paths(params))}
+        taken, parts = (
+            {position[names[i]]: of for i, of in found.items() if names[i] in position}
+            for found in (plan.taken, plan.parts)
+        )
+        if not taken:
+            raise ValueError("The rules take no nnx.Param, which are what is trained.")
+        plan = plan._replace(taken=taken, parts=parts)
+    return plan, params, donor
 
 
 def params_of(model: Any) -> PyTree:

@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -317,3 +318,57 @@ def test_nnx_optimizers():
     new.opt_state = graft_optimizer(new.tx, *args)
     assert int(new.opt_state[0].count[...]) == 1
     np.testing.assert_allclose(new.opt_state[0].mu["bias"][...], [0.1] * 3 + [0] * 2, rtol=1e-6)
+
+
+class Trained(nnx.Module):
+    """A module with variables that no optimizer trains, before and after its params."""
+
+    def __init__(self, rngs, classes):
+        self.a_norm = nnx.BatchNorm(4, rngs=rngs)
+        self.body = nnx.Linear(4, 4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(4, classes, rngs=rngs)
+
+
+HYPER = optax.inject_hyperparams(optax.adam)(0.1)
+
+
+@pytest.mark.parametrize("tx", [optax.adam(0.1), optax.MultiSteps(optax.adam(0.1), 2), HYPER])
+def test_of_nnx_modules_only_params_are_followed(tx):
+    models = [Trained(nnx.Rngs(size), size) for size in (3, 5)]
+    old, new = (nnx.Optimizer(model, tx, wrt=nnx.Param) for model in models)
+    for _ in range(2):
+        old.update(models[0], jax.tree.map(jnp.ones_like, nnx.state(models[0], nnx.Param)))
+    rules = {
+        nnx.BatchStat: "**",
+        "head/*": take("head/*", grow(axis=-1)),
+        "**": "**",
+    }
+    args = (tx, new.opt_state, models[1], old.opt_state, models[0])
+    state, given = graft_optimizer(*args, rules), old.opt_state
+    for name in ("mu", "nu"):
+        after, before = optax.tree.get(state, name), optax.tree.get(given, name)
+        for path in (("body", "kernel"), ("a_norm", "scale")):
+            now, then = (tree[path[0]][path[1]][...] for tree in (after, before))
+            assert (now == then).all() and (now != 0).all()
+        bias = after["head"]["bias"][...]
+        assert (bias[:3] == before["head"]["bias"][...]).all() and (bias[3:] == 0).all()
+    alone = graft_optimizer(*args, fi.all_but("head"))
+    assert not optax.tree.get(alone, "mu")["head"]["kernel"][...].any()
+    target = nnx.state(models[1], nnx.Param)
+    other = graft_optimizer(tx, new.opt_state, target, given, models[0], fi.all_but("head"))
+    chex.assert_trees_all_equal(other, alone)
+    with pytest.raises(ValueError, match=r"take no nnx.Param, which are what is trained\.$"):
+        graft_optimizer(*args, nnx.BatchStat)
+
+
+def test_what_the_donor_does_not_train_is_lost():
+    old, new = Trained(nnx.Rngs(0), 3), Trained(nnx.Rngs(1), 3)
+    tx = optax.adam(0.1)
+    state = tx.init(nnx.state(new, nnx.Param))
+    args = (tx, state, new, trained(tx, nnx.state(old, nnx.Param)), old)
+    rules = {"a_norm/scale": "a_norm/mean", "head": "head"}
+    with pytest.warns(OptimizerStateWarning, match="a_norm/scale' .* could not follow"):
+        after = graft_optimizer(*args, rules)
+    assert int(after[0].count) == 3 and after[0].mu["head"]["kernel"][...].all()
+    assert not after[0].mu["a_norm"]["scale"][...].any()
