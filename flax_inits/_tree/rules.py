@@ -180,10 +180,10 @@ def note(path: Path, rule: Rule) -> str:
     return f"while initializing {show(path)!r} by the rule for {describe(rule.where)}"
 
 
-def by_path(key: Key, path: Path, leaf: Any, rule: Rule, key_path: Path | None = None) -> Array:
-    """A leaf by its rule: at its stored shape, with the key that its path gives, or `key_path`."""
+def by_path(key: Key, path: Path, leaf: Any, rule: Rule, key_path: Path) -> Array:
+    """A leaf by its rule: at its stored shape, with the key that `key_path` gives."""
     with noted(note(path, rule)):
-        folded = jax.random.fold_in(key, path_hash(path if key_path is None else key_path))
+        folded = jax.random.fold_in(key, path_hash(key_path))
         return checked_as(rule.init(folded, np.shape(leaf), dtype_of(leaf)), leaf, rule.init)
 
 
