@@ -49,7 +49,10 @@ def check_key(key: Key) -> None:
 def _what(key: object) -> str:
     if isinstance(key, Mapping):
         return f"{brief(key)}; the key comes first"
-    return f"{type(key).__name__}: {brief(key)}"
+    shown, name = brief(key), type(key).__name__
+    if shown.startswith(f"{name}("):
+        return f"{shown}; the key comes first"
+    return f"{name}: {shown}"
 
 
 def _is_typed(key: Key) -> bool:

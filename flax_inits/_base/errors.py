@@ -32,14 +32,18 @@ def listed(items: Sequence[object], conjunction: str = "and", most: int = 5) -> 
 
 
 def brief(value: object) -> str:
-    """`value` in a sentence: an array by its type, a mapping by its keys, all else cut short."""
+    """`value` in a sentence, on one line: an array by its type, a mapping by its keys."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(shape, tuple) and dtype is not None:
         return f"{dtype}[{','.join(map(str, shape))}]"
     if isinstance(value, Mapping):
         keys = f" with keys {listed(list(map(str, value)), most=3)}" if value else " without keys"
         return f"a {type(value).__name__}{keys}"
-    shown = repr(value)
+    if isinstance(value, tuple | list) and type(value) in (tuple, list) and value:
+        shown = ", ".join(map(brief, value))
+        shown = f"[{shown}]" if isinstance(value, list) else f"({shown}{',' * (len(value) == 1)})"
+    elif "\n" in (shown := repr(value)):
+        shown = f"{type(value).__name__}(...)"
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
@@ -62,6 +66,13 @@ def noted(note: str) -> Iterator[None]:
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
+
+
+BY_KEY_ALONE = (
+    "while init_fn was called with a key and nothing else, as lambda key: model.init(key, x) or "
+    "lambda key: Model(nnx.Rngs(key)) are"
+)
+"""A note on what comes out of an `init_fn`."""
 
 
 def outside() -> int:

@@ -16,7 +16,7 @@ from .._base.pickling import refuse_to_pickle
 from .._base.types import Path, PyTree, Rules
 from .._engine.fallback import CLOSES_OVER_TRACERS
 from .._modules.reach import WithRules, with_rules
-from .._tree.modules import opened
+from .._tree.modules import is_module, opened
 from .lowered import Lowered
 from .nnx_arguments import change, changes, nnx_objects
 from .plan import Plan
@@ -176,7 +176,11 @@ class JitInit:
             raise failure
         except Exception as error:
             error.add_note(f"while {self!r} traced the call ({called_with(args, kwargs)})")
-            if isinstance(error, jax.errors.ConcretizationTypeError):
+            if is_module(self._fun):
+                error.add_note(
+                    "jit_init was given a module, which it calls: to make one, give its class."
+                )
+            if isinstance(error, jax.errors.ConcretizationTypeError) or "concrete" in str(error):
                 error.add_note(self._statics.advice(args, kwargs))
             raise
 

@@ -109,10 +109,11 @@ class Plan(Report):
 
     def _table(self) -> Table:
         lines = repeats.lines(self.rows, lambda row: show(row.path), lambda row: row[1:])
-        parts = [f"{len(self.rows)} leaves", tables.size(self.bytes), f"{self.programs} programs"]
+        parts = [f"{len(self.rows)} leaves", tables.size(self.bytes)]
         sharded = self.bytes_per_device != self.bytes
         if sharded:
-            parts.insert(2, f"{tables.size(self.bytes_per_device)} per device")
+            parts.append(f"{tables.size(self.bytes_per_device)} per device")
+        parts.append(f"{self.programs} program{'s' * (self.programs != 1)}")
         return Table(_COLUMNS, [_cells(*line, sharded) for line in lines], ", ".join(parts))
 
 

@@ -76,8 +76,8 @@ class Statics:
         unknown = [name for name in self._names if name not in known]
         said = f" (static_argnames {listed(unknown)} named no argument)" if unknown else ""
         return (
-            "Arguments that are not static are traced. If the function branches on one, write "
-            f"jit_init(..., {' or '.join(plain) or 'static_argnames=...'}){said}."
+            "Arguments that are not static are traced. If a branch or a shape depends on one, "
+            f"write jit_init(..., {' or '.join(plain) or 'static_argnames=...'}){said}."
         )
 
 

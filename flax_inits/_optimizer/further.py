@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 
@@ -90,10 +90,29 @@ def statistics_of_state(
     return statistics(key, tree, paths(params), changed, made, _ADVICE)
 
 
-_ADVICE = (
-    "Give an init_fn that returns all variables, lambda key: model.init(key, x), or say what they "
-    "get: extra={'batch_stats': {'**/mean': flax_inits.zeros(), '**/var': flax_inits.ones()}}."
-)
+class Advice(NamedTuple):
+    """What to do where statistics of new modules would stay."""
+
+    returns: str
+    """What an `init_fn` must return to make them, and one that does."""
+
+    field: str
+    """What `extra` calls all statistics."""
+
+    def on(self, stale: Sequence[Path]) -> str:
+        """What to write to start exactly these again."""
+        rules = {path: _START.get(path[-1], "...") for path in stale}
+        shown = ", ".join(f"{show(path)!r}: {rule}" for path, rule in [*rules.items()][:_MOST])
+        more = ", ..." if len(rules) > _MOST else ""
+        return (
+            f"Give an init_fn that returns {self.returns}, or say what they get: "
+            f"extra={{{self.field}: {{{shown}{more}}}}}."
+        )
+
+
+_START = {"mean": "flax_inits.zeros()", "var": "flax_inits.ones()"}
+_MOST = 4
+_ADVICE = Advice("all variables, lambda key: model.init(key, x)", "'batch_stats'")
 
 
 def statistics(
@@ -102,12 +121,12 @@ def statistics(
     known: list[Path],
     changed: Changed,
     made: Callable[[list[Path]], Callable[[Key], PyTree] | None],
-    advice: str,
+    advice: Advice,
 ) -> PyTree:
     """Running statistics, with those of new modules fresh by what `made` gives for their paths.
 
-    If that is None, they stay, with a warning that ends with `advice`. `known` are the params of
-    the model.
+    If that is None, they stay, with a warning that ends with the `advice` on them. `known` are the
+    params of the model.
     """
     names, _, treedef = flatten(tree)
     new = {path for path, part in changed.items() if part is None}
@@ -119,7 +138,7 @@ def statistics(
         return reinit(key, tree, treedef.unflatten(stale), init_fn=init_fn)
     warnings.warn(
         f"The statistics {listed([show(name) for name in chosen])} stay as they were, though the "
-        f"params of their modules are new. {advice}",
+        f"params of their modules are new. {advice.on(chosen)}",
         stacklevel=outside(),
     )
     return tree

@@ -7,19 +7,16 @@ from typing import Any
 
 import jax
 
-from .._base.errors import did_you_mean
+from .._base.errors import did_you_mean, noted
 from .._base.types import Key, Path, PyTree, Where
 from .._surgery.grafting.planning import Planned
 from .._tree.forms import describe
 from .._tree.modules import is_module, is_variable_type, opened
 from .._tree.parts import Part
 from .._tree.paths import paths
-from .further import Changed, by_extra, statistics
+from .further import Advice, Changed, by_extra, statistics
 
-_ADVICE = (
-    "Give an init_fn that returns the whole model, lambda key: Model(nnx.Rngs(key)), or say what "
-    "they get: extra={nnx.BatchStat: {'**/mean': flax_inits.zeros(), '**/var': flax_inits.ones()}}."
-)
+_ADVICE = Advice("the whole model, lambda key: Model(nnx.Rngs(key))", "nnx.BatchStat")
 _OWN = ("step", "tx", "opt_state", "wrt", "model")
 """Attributes of an `nnx.Optimizer` itself."""
 
@@ -82,9 +79,11 @@ def renew_in_place(
             "model=model)."
         )
     further = [_further(optimizer, model, name) for name in extra]
-    params = nnx.state(model, optimizer.wrt)
-    new, opt_state, changed = both(params, optimizer.opt_state, optimizer.tx)
-    known = paths(nnx.state(model, nnx.Any(nnx.Param, optimizer.wrt)))
+    wrt = optimizer.wrt
+    params = nnx.state(model, wrt)
+    with noted(f"among what the optimizer trains: wrt={getattr(wrt, '__name__', wrt)}"):
+        new, opt_state, changed = both(params, optimizer.opt_state, optimizer.tx)
+    known = paths(nnx.state(model, nnx.Any(nnx.Param, wrt)))
     asked = nnx.Any(*filter(is_variable_type, extra))
     stats = nnx.state(model, nnx.All(nnx.BatchStat, nnx.Not(asked)))
 

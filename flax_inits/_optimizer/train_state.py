@@ -8,7 +8,7 @@ from typing import Any
 from .._base.imported import imported
 from .._base.types import Key, Path, PyTree, Rules, Where
 from .._surgery.reinit import renewed
-from .._tree.modules import drawn_key
+from .._tree.modules import drawn_key, is_module
 from .._tree.paths import paths
 from .further import Changed, by_extra, params_alone, statistics_of_state
 from .nnx_state import renew_in_place
@@ -145,6 +145,12 @@ def _check_extra(extra: Any) -> None:
 
 
 def _check_state(state: Any, extra: Mapping[str, Any] | None, model: Any) -> None:
+    if is_module(state):
+        raise TypeError(
+            f"state must be the nnx.Optimizer, got the model {type(state).__name__}: call "
+            "reinit_state(key, optimizer, rules, model=model), or reinit(key, model, rules) for "
+            "the model alone."
+        )
     missing = [name for name in _NEEDED if not hasattr(state, name)]
     if missing:
         raise TypeError(

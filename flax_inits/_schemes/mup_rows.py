@@ -66,7 +66,7 @@ class MupRow(NamedTuple):
 def shapes(init_fn: Callable[[Key], PyTree], name: str) -> dict[Path, tuple[int, ...]]:
     """The shape in which each leaf of floats is initialized, by the module if one does."""
     key = jax.random.key(0)
-    with noted(f"while mup traced the {name} model"):
+    with noted(f"while mup traced the {name} model by a key and nothing else"):
         tree = jax.eval_shape(lambda key: opened(init_fn(key))[0], key)
     paths, leaves, _ = flatten(tree)
     trained = are_params(tree)

@@ -17,6 +17,7 @@ from .._base.types import Path
 from .._engine.jaxpr import inner_jaxprs, opened
 from .._tree.forms import describe
 from .._tree.leaves import dtype_of
+from .._tree.modules import is_module
 from .._tree.paths import show
 from .._tree.rules import Rule, draws_slices
 
@@ -47,8 +48,25 @@ def _keys(path: Path) -> str:
     return "".join(f"[{segment!r}]" for segment in path)
 
 
+def warn_of_moments(rules: Mapping[int, Rule], paths: Sequence[Path], tree: Any) -> None:
+    """Warns where one initializer makes both params and what an optimizer holds of them."""
+    if not hasattr(tree, "opt_state"):
+        return
+    params = {id(rule): paths[i] for i, rule in rules.items() if paths[i][:1] == ("params",)}
+    for i, rule in rules.items():
+        if paths[i][:1] == ("opt_state",) and id(rule) in params:
+            warnings.warn(
+                f"The rule for {describe(rule.where)} gives {show(params[id(rule)])!r} and the "
+                f"optimizer's {show(paths[i])!r} values of one initializer. reinit_state(key, "
+                "state, rules), whose paths begin below params, gives the latter those of "
+                "tx.init(params).",
+                stacklevel=outside(),
+            )
+            return
+
+
 def warn_of_stored_shapes(
-    rules: Mapping[int, Rule], paths: Sequence[Path], leaves: Sequence[Any]
+    rules: Mapping[int, Rule], paths: Sequence[Path], leaves: Sequence[Any], tree: Any
 ) -> None:
     """Warns where an initializer takes fans from a shape that Flax's module does not initialize.
 
@@ -72,10 +90,18 @@ def warn_of_stored_shapes(
             f"{listed([show(path) for path, _ in found], most=3)}: Flax stores attention kernels "
             "and stacks of layers with more axes than it initializes them with, and the rule for "
             f"{describe(found[0][1].where)} draws for the fans of the stored shape. Give "
-            "init_fn=lambda key: model.init(key, x)['params'] too, and the model itself calls the "
-            "rule's initializer; or stacked(...), for stacks.",
+            f"init_fn={_initializes(tree, paths)} too, and the model itself calls the rule's "
+            "initializer; or stacked(...), for stacks.",
             stacklevel=outside(),
         )
+
+
+def _initializes(tree: Any, paths: Sequence[Path]) -> str:
+    """An `init_fn` for such a tree, as one would write it."""
+    if is_module(tree):
+        return "lambda key: Model(nnx.Rngs(key))"
+    whole = any(path[:1] == ("params",) for path in paths)
+    return f"lambda key: model.init(key, x){'' if whole else '[' + repr('params') + ']'}"
 
 
 _ATTENTION = ("query", "key", "value", "out")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax.core import Tracer
 
+from .._base.errors import BY_KEY_ALONE, noted
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import compute
@@ -16,13 +18,13 @@ from .._tree.boxes import key_paths
 from .._tree.forms import describe
 from .._tree.leaves import check_leaf, check_usable, is_inexact
 from .._tree.misses import nothing_selected
-from .._tree.modules import drawn_key
+from .._tree.modules import drawn_key, is_module
 from .._tree.parts import Part, spliced
 from .._tree.paths import flatten
 from .._tree.places import free, laid_out, place_of
 from .._tree.resolve import resolve_parts
 from .._tree.rules import Rule, assign_parts, by_path, is_where, narrower, no_initializers, parsed
-from .cautions import warn_of_stored_shapes, warn_of_ties
+from .cautions import warn_of_moments, warn_of_stored_shapes, warn_of_ties
 from .draw import RuledLeaf, draw
 from .picked import picked
 from .replicas import check_replicas
@@ -84,7 +86,15 @@ def reinit(
     >>> new["body"]["bias"] is params["body"]["bias"]
     True
     """
-    return renewed(key, params, rules, init_fn, donate, allow_unmatched)[0]
+    of_state = noted(_OF_STATE) if hasattr(params, "opt_state") else contextlib.nullcontext()
+    with of_state:
+        return renewed(key, params, rules, init_fn, donate, allow_unmatched)[0]
+
+
+_OF_STATE = (
+    "what reinit was given holds an optimizer's state: reinit_state resets that together with the "
+    "params, and its paths begin below them"
+)
 
 
 def renewed(
@@ -130,7 +140,8 @@ def _by_rules(key: Key, tree: _Tree, rules: Rules | Where, allow_unmatched: bool
     if is_where(rules):
         raise TypeError(no_initializers(rules))
     chosen, parts = _assigned(tree, rules, allow_unmatched)
-    warn_of_stored_shapes(chosen, tree.paths, tree.leaves)
+    warn_of_moments(chosen, tree.paths, tree.whole)
+    warn_of_stored_shapes(chosen, tree.paths, tree.leaves, tree.whole)
     ruled_leaves = {
         i: RuledLeaf(tree.paths[i], tree.leaves[i], rule, tree.key_paths[i])
         for i, rule in chosen.items()
@@ -152,10 +163,17 @@ def _assigned(
     )
     for i, rule in chosen.items():
         leaf, by = tree.leaves[i], f"The rule for {describe(rule.where)}"
-        fits = "" if is_inexact(leaf) else narrower(rule, chosen, tree.paths, tree.leaves)
+        fits = "" if is_inexact(leaf) else _narrower(tree, rule, chosen)
         check_leaf(tree.paths[i], leaf, by, fits)
     _warn_of_ties(tree, chosen)
     return chosen, parts
+
+
+def _narrower(tree: _Tree, rule: Rule, chosen: Mapping[int, Rule]) -> str:
+    """How to write a rule that wins only leaves that initializers make."""
+    if is_module(tree.whole) and sum(other is rule for other in chosen.values()) == len(tree.paths):
+        return ": nnx.Param, the class of the variables that are trained"
+    return narrower(rule, chosen, tree.paths, tree.leaves)
 
 
 def _by_init_fn(
@@ -179,7 +197,8 @@ def _by_init_fn(
 
     def values(key: Key) -> list[Array]:
         """The chosen leaves, and after them the others, which may share work with them."""
-        made = init_fn(key)
+        with noted(BY_KEY_ALONE):
+            made = init_fn(key)
         new = picked(made, tree.paths, tree.leaves, chosen)
         own = {tree.paths[i] for i in chosen}
         others = zip(*flatten(made)[:2], strict=True)

@@ -43,6 +43,11 @@ def _reads_paths(where: Where) -> bool:
 
 
 def _why_nothing(where: Where, paths: Sequence[Path], tree: PyTree) -> str:
+    if list(paths) == [()] and not hasattr(tree, "shape") and not isinstance(tree, _NUMBERS):
+        return (
+            f"The tree is one {type(tree).__name__}, in which there are no arrays to be seen: give "
+            "the params themselves, as model.init(key, x) returns them."
+        )
     if isinstance(where, str):
         return globs.explain(where, paths)
     if isinstance(where, AllBut):
@@ -61,6 +66,9 @@ def _why_nothing(where: Where, paths: Sequence[Path], tree: PyTree) -> str:
     if isinstance(where, list):
         return str(nothing_selected(where[0], paths, tree))
     return f"The paths are {listed([show(path) for path in paths])}."
+
+
+_NUMBERS = (bool, int, float, complex)
 
 
 def _near(where: Path, paths: Sequence[Path]) -> str:

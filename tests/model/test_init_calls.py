@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from as_jit import assert_as_jit, assert_same
 from compiles import count_compiles
+from flax import nnx
 
 import flax_inits
 
@@ -74,6 +75,29 @@ def test_a_choice_that_is_traced_is_advised(static, said):
     with pytest.raises(jax.errors.ConcretizationTypeError) as caught:
         flax_inits.jit_init(chooses, **static)(KEY, KEY, 5, train=True)
     assert caught.value.__notes__[-1].endswith(said)
+
+
+class Wide(nnx.Module):
+    def __init__(self, rngs, size=3):
+        self.kernel = nnx.Param(jnp.ones((2, size)))
+
+
+def test_a_size_that_is_traced_is_advised():
+    with pytest.raises(TypeError, match="concrete") as caught:
+        flax_inits.jit_init(Wide)(nnx.Rngs(0), size=4)
+    call, advice = caught.value.__notes__[-2:]
+    assert call == "while jit_init(Wide) traced the call (Rngs(...), size=4)"
+    assert "a shape depends on one, write jit_init(..., static_argnames='size')." in advice
+
+
+def test_a_module_in_the_place_of_its_class():
+    model = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    with pytest.raises(Exception) as caught:
+        flax_inits.jit_init(model)(nnx.Rngs(0))
+    assert (
+        "was given a module, which it calls: to make one, give its class."
+        in caught.value.__notes__[-1]
+    )
 
 
 def test_equal_static_arguments_of_other_types_are_others():

@@ -1,6 +1,7 @@
 """Training states: params, moments and further trees, together or not at all."""
 
 import functools
+import re
 from typing import Any
 
 import chex
@@ -361,7 +362,7 @@ def test_nnx_statistics_of_new_modules():
     with pytest.warns(UserWarning, match=r"'norm/mean' and 'norm/var' stay as.*Model\(nnx") as said:
         assert mean_after({"norm": flax_inits.ones()}) == 3
     assert len(said) == 1 and said[0].filename == __file__
-    with pytest.warns(UserWarning, match=r"extra=\{nnx.BatchStat: "):
+    with pytest.warns(UserWarning, match=r"extra=\{nnx.BatchStat: \{'norm/mean': .*, 'norm/v"):
         assert mean_after("norm", init_fn=lambda key: nnx.state(whole(key), nnx.Param)) == 3
 
 
@@ -454,8 +455,10 @@ def test_statistics_of_new_modules():
     with pytest.warns(UserWarning, match="'norm/mean' and 'norm/var' stay as") as said:
         assert stats_after("norm", init_fn=lambda key: variables(key)["params"]) == old
     assert len(said) == 1 and said[0].filename == __file__
-    with pytest.warns(UserWarning, match=r"or say what they get: extra=\{'batch_stats'"):
+    with pytest.warns(UserWarning, match=r"or say what they get: extra=\{'batch_stats'") as said:
         assert stats_after({"norm": flax_inits.ones()}) == old
+    advised = eval(re.search(r"extra=(\{.*\})\.$", str(said[0].message)).group(1))
+    assert stats_after({"norm": flax_inits.ones()}, extra=advised) == fresh
     stats = {"**/mean": flax_inits.zeros(), "**/var": flax_inits.ones()}
     assert stats_after({"norm": flax_inits.ones()}, extra={"batch_stats": stats}) == fresh
 
@@ -507,3 +510,35 @@ def test_lookahead_starts_from_equal_params():
     # Whoever has other trees called fast and slow has other trees.
     other = flax_inits.reinit(KEY, jax.tree.map(jnp.copy, params._asdict()), rules)
     assert (other["fast"]["head"] != other["slow"]["head"]).any()
+
+
+def test_what_a_warning_advises_leaves_other_statistics():
+    names = ("first", "second", "third")
+    params = {name: {"scale": jnp.ones(2)} for name in names}
+    stats = {name: {"mean": jnp.full(2, 3.0), "var": jnp.full(2, 4.0)} for name in names}
+    state = FullState.create(
+        apply_fn=None, params=params, tx=optax.sgd(0.1), batch_stats=stats, ema_params=None
+    )
+    with pytest.warns(UserWarning, match="statistics 'second/mean' and 'second/var' stay") as said:
+        reinit_state(KEY, state, {"second": flax_inits.ones()})
+    advised = eval(re.search(r"extra=(\{.*\})\.$", str(said[0].message)).group(1))
+    new = reinit_state(KEY, state, {"second": flax_inits.ones()}, extra=advised)
+    assert (new.batch_stats["second"]["mean"] == 0).all()
+    assert (new.batch_stats["second"]["var"] == 1).all()
+    assert new.batch_stats["first"]["mean"] is stats["first"]["mean"]
+    with pytest.warns(UserWarning, match=r"'second/var': flax_inits.ones\(\), \.\.\.\}\}\.$"):
+        reinit_state(KEY, state, {"*": flax_inits.ones()})
+
+
+def test_a_module_in_the_place_of_its_optimizer():
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"must be the nnx.Optimizer, got the model Linear: call"):
+        reinit_state(KEY, model, {"kernel": flax_inits.ones()})
+
+
+def test_what_the_optimizer_does_not_train():
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.PathContains("bias"))
+    with pytest.raises(ValueError, match="'kernel' selects no leaf") as got:
+        reinit_state(KEY, optimizer, {"kernel": flax_inits.ones()}, model=model)
+    assert "among what the optimizer trains: wrt=PathContains('bias'" in got.value.__notes__[-1]

@@ -563,6 +563,9 @@ def test_what_are_no_variables():
         flax_inits.signal(model)
     with pytest.raises(ValueError, match=r"signal needs variables .*got \['kernel', 'bias'\] at"):
         flax_inits.signal(model, variables["params"], X)
+    for call in (flax_inits.signal, lambda *args: flax_inits.lsuv(KEY, *args)):
+        with pytest.raises(ValueError, match="; got ArrayImpl at the top. They come before the in"):
+            call(model, X, variables)
     deeper = nn.Sequential([model])
     with pytest.raises(ValueError, match=r"signal needs variables .*got \['layers_0'\] at"):
         flax_inits.signal(deeper, deeper.init(KEY, X)["params"], X)

@@ -59,7 +59,7 @@ def test_a_value_that_prints_as_its_call(value):
     "make, error, match",
     [
         (lambda: grow(0.5), TypeError, "grow needs an integer for axis, got 0.5"),
-        (lambda: grow(0, init="mena"), ValueError, "init to be 'mean', got init='mena'"),
+        (lambda: grow(0, init="mena"), ValueError, "an initializer, 'mean' or None .* got 'mena'"),
         (lambda: grow(0, init=3), TypeError, "an initializer, 'mean' or None for init, got 3"),
         (lambda: grow(0, init=fi.normal), TypeError, r"got the factory normal: write normal\(\)"),
         (lambda: grow(0, size=-1), ValueError, "size >= 0, got size=-1"),

@@ -222,6 +222,9 @@ def test_rules_that_are_wrong(rules, match):
     "source, match",
     [
         (3, "has 3 where a source must be: a pattern over the donor's paths"),
+        (fi.zeros(), r"of the target's path alone, got zeros\(\).*belongs into reinit, or grow\("),
+        (jax.nn.initializers.ones, "of the target's path alone, got <function ones"),
+        (lambda: "x", "of the target's path alone, got <function <lambda>"),
         (grow(axis=0), r"write take\(source, grow\(axis=0\)\)"),
         (["x", "y"], "several are joined by take"),
         ({"w": "x"}, r"rules do not nest: write \{'a/w': ...\}"),
@@ -243,7 +246,8 @@ def test_sources_of_another_type(source, match):
         (("a", take("x")), TypeError, r"One rule is written \{where: source\}; got \('a', take"),
         ([("a", take("x"), "y")], ValueError, r"A rule is a pair \(where, source\), got \('a', ta"),
         ([("a", "x")], ValueError, r"these are paths; rules for them are a mapping, \{'a': 'x'\}"),
-        ({"a": fi.normal(1)}, TypeError, r"normal\(1\) was asked for the donor's path of 'a/w'"),
+        ({"a": fi.normal(1)}, TypeError, r"got normal\(1\)\. .*while the rule for 'a' was read"),
+        ({"a": lambda path: 1 / 0}, ZeroDivisionError, "was asked for the donor's path of 'a/w'"),
     ],
 )
 def test_what_is_no_rules(rules, error, match):

@@ -7,9 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import label
 from flax import nnx
+from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -70,6 +72,17 @@ class TestWhatNoInitializerCanMake:
         new = fi.reinit(KEY, params, [(list(patterns), fi.zeros())])
         assert not new["head"]["kernel"].any() and not new["head"]["bias"].any()
         assert new["head"]["count"] is params["head"]["count"]
+
+    def test_what_an_nnx_module_holds_besides(self):
+        rngs = nnx.Rngs(0)
+        model = nnx.Sequential(nnx.BatchNorm(2, rngs=rngs), nnx.Dropout(0.1, rngs=rngs))
+        with pytest.raises(ValueError, match="leaves of floats: nnx.Param, the class") as got:
+            fi.reinit(KEY, model, {"**": fi.constant(3.0)})
+        where = advised(r"floats: ([\w.]*),", str(got.value), nnx=nnx)
+        new = fi.reinit(KEY, model, {where: fi.constant(3.0)})
+        assert (new.layers[0].scale[...] == 3).all() and (new.layers[0].var[...] == 1).all()
+        with pytest.raises(ValueError, match=r"leaves of floats: 'layers/0/\*\*/bias'") as got:
+            fi.reinit(KEY, {"layers": [{"bias": 1.0, "n": 1}]}, {"layers/0": fi.zeros()})
 
     def test_names_that_do_not_tell(self):
         params = {"a": {"w": jnp.ones(2)}, "b": {"w": jnp.ones(2, int)}, "c": {"w": jnp.ones(2)}}
@@ -235,3 +248,72 @@ class TestStoredShapes:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             fi.reinit(KEY, state, {"*/kernel": fi.normal(1.0)})
+
+    def test_the_init_fn_is_one_for_such_a_tree(self):
+        module = nnx.MultiHeadAttention(2, 8, rngs=nnx.Rngs(0), decode=False)
+        params = {"attention": nnx.to_pure_dict(nnx.state(module, nnx.Param))}
+        for tree, said in (
+            (module, r"lambda key: Model\(nnx.Rngs\(key\)\) too"),
+            (params, r"lambda key: model.init\(key, x\)\['params'\] too"),
+            ({"params": params}, r"lambda key: model.init\(key, x\) too"),
+        ):
+            with pytest.warns(UserWarning, match=said):
+                fi.reinit(KEY, tree, {"**/kernel": LECUN})
+
+
+class TestTrainingStates:
+    PARAMS = params_of()
+    STATE = TrainState.create(apply_fn=None, params=PARAMS, tx=optax.adam(0.1))
+
+    def test_one_initializer_for_params_and_moments(self):
+        for where in ("**/head/kernel", "**/kernel"):
+            said = "gives 'params/.*/kernel' and the optimizer's 'opt_state/0/mu/.*/kernel' values"
+            with pytest.warns(UserWarning, match=f"{said}.*reinit_state") as got:
+                fi.reinit(KEY, self.STATE, {where: fi.normal(1.0)})
+            assert len(got) == 1 and got[0].filename == __file__
+
+    def test_what_is_meant(self):
+        fi.reinit(KEY, self.STATE, {"params/head/kernel": fi.normal(1.0), "**/nu": fi.zeros()})
+        fi.reinit(KEY, self.STATE, "**/head", init_fn=lambda key: self.STATE)
+
+    def test_paths_that_begin_below_the_params(self):
+        model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+        for tree in (self.STATE, nnx.Optimizer(model, self.STATE.tx, wrt=nnx.Param)):
+            with pytest.raises(ValueError, match="^'kernl' selects no leaf") as got:
+                fi.reinit(KEY, tree, {"kernl": fi.zeros()})
+            assert "reinit_state resets that together" in got.value.__notes__[-1]
+        with pytest.raises(ValueError) as got:
+            fi.reinit(KEY, self.PARAMS, {"kernl": fi.zeros()})
+        assert not hasattr(got.value, "__notes__")
+
+
+@pytest.mark.parametrize("model", [nn.Dense(4), nnx, object(), fi.reinit])
+def test_what_holds_no_arrays(model):
+    name = type(model).__name__
+    with pytest.raises(ValueError, match=f"^'head' selects no leaf. The tree is one {name}, in wh"):
+        fi.reinit(KEY, model, {"head": fi.zeros()})
+    for leaf in (1.0, True, np.float32(2), jnp.ones(2), jax.ShapeDtypeStruct((2,), "float32")):
+        with pytest.raises(ValueError, match="The tree is one leaf, whose path is empty"):
+            fi.select(leaf, "head")
+
+
+class Takes2(nnx.Module):
+    def __init__(self, rngs):
+        self.kernel = nnx.Param(rngs.params.key[...])
+
+
+@pytest.mark.parametrize("init_fn", [nn.Dense(4).init, Takes2])
+def test_an_init_fn_that_takes_more_than_a_key(init_fn):
+    said = "called with a key and nothing else, as lambda key: model.init"
+    for call in (
+        lambda: fi.reinit(KEY, params_of(), "head", init_fn=init_fn),
+        lambda: jax.jit(lambda key: fi.reinit(key, params_of(), "head", init_fn=init_fn))(KEY),
+        lambda: fi.reinit(KEY, params_of(), {"head": fi.zeros()}, init_fn=init_fn),
+        lambda: fi.shrink_perturb(KEY, params_of(), init_fn, shrink=0.5, perturb=0.5),
+    ):
+        with pytest.raises((TypeError, AttributeError)) as got:
+            call()
+        assert any(said in note for note in got.value.__notes__)
+    with pytest.raises((TypeError, AttributeError)) as got:
+        fi.mup(init_fn, init_fn)
+    assert "while mup traced the base model by a key and nothing else" in got.value.__notes__

@@ -65,12 +65,14 @@ class LinenNetwork:
             has = [*tree] if isinstance(tree, Mapping) else type(tree).__name__
             raise ValueError(
                 f"{caller} needs variables as model.init returns them, {{'params': ..., ...}}; "
-                f"got {has} at the top."
+                f"got {has} at the top. They come before the inputs."
             )
 
     @contextlib.contextmanager
     def explained(self, caller: str, tree: PyTree) -> Iterator[None]:
         """Lets errors say so where the tree is no variables; a model may have no params."""
+        if not isinstance(tree, Mapping):
+            self.check(caller, tree)
         try:
             yield
         except _NOT_VARIABLES:

@@ -42,15 +42,12 @@ class grow(Adapter):
         checks.integer("grow", "axis", self.axis)
         if self.size is not None:
             checks.integer("grow", "size", self.size, least=0)
-        if isinstance(self.init, str):
-            checks.one_of("grow", "init", self.init, ["mean"])
-        elif getattr(self.init, "is_factory", False):
+        if getattr(self.init, "is_factory", False):
             name = self.init.__name__
             raise TypeError(f"grow needs an initializer, got the factory {name}: write {name}().")
-        elif self.init is not None and not callable(self.init):
-            raise TypeError(
-                f"grow needs an initializer, 'mean' or None for init, got {self.init!r}."
-            )
+        elif self.init not in (None, "mean") and not callable(self.init):
+            error = ValueError if isinstance(self.init, str) else TypeError
+            raise error(f"grow needs an initializer, 'mean' or None for init, got {self.init!r}.")
 
     @property
     def draws(self) -> bool:

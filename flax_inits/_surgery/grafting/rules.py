@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from ..._base.errors import noted
 from ..._base.types import Path, Where
 from ..._tree.forms import describe
 from ..._tree.parts import At
@@ -79,7 +80,8 @@ def _take(where: Where, source: Any) -> take:
     if isinstance(source, take):
         return source
     if isinstance(source, str) or (callable(source) and not isinstance(source, type)):
-        return take(source)
+        with noted(f"while the rule for {describe(where)} was read"):
+            return take(source)
     has = f"The rule for {describe(where)} has {source!r} where a source must be"
     if isinstance(source, Adapter):
         raise TypeError(f"{has}: write take(source, {source!r}).")

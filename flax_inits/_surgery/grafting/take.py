@@ -47,6 +47,11 @@ class take:
                     "take needs a pattern over the donor's paths, a function of the target's "
                     f"path, or a list of these, got {one!r}."
                 )
+            if callable(one) and not _takes_a_path(one):
+                raise TypeError(
+                    f"take needs functions of the target's path alone, got {one!r}. What makes new "
+                    "values, as initializers do, belongs into reinit, or grow(axis=..., init=...)."
+                )
         for adapter in adapters:
             _check_adapter(adapter)
         joins = any(isinstance(adapter, Join) for adapter in adapters)
@@ -68,6 +73,17 @@ class take:
     def sources(self) -> tuple[Any, ...]:
         """The sources, also where there is but one."""
         return self.source if isinstance(self.source, tuple) else (self.source,)
+
+
+def _takes_a_path(function: Any) -> bool:
+    """Whether a function can be called with one argument, as far as its signature is known."""
+    try:
+        inspect.signature(function).bind(())
+    except TypeError:
+        return False
+    except ValueError:  # Some of C have no signature.
+        return True
+    return True
 
 
 def _check_adapter(adapter: Any) -> None:
