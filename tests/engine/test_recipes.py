@@ -276,22 +276,25 @@ def test_leaves_own_their_memory():
     np.testing.assert_array_equal(x, np.ones(64))
 
 
-@pytest.mark.slow
-def test_a_broken_compilation_is_no_trap(monkeypatch):
-    """What an interrupted call had begun to compile is compiled again, never waited for."""
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_broken_compilation_is_no_trap(error, monkeypatch):
+    """What a call had begun to compile when it failed is compiled again, never waited for."""
+    size = 41 if error is MemoryError else 43
+    tried = []
 
     def fun(key):
-        keys = jr.split(key, 8)
-        return [jnp.sin(jr.normal(keys[i], (3, 41 + i))) for i in range(8)]
+        return [jnp.sin(jr.normal(key, (3, size + i))) for i in range(3)]
 
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+    def broken(lowered, options):
+        tried.append(lowered)
+        raise error
 
     init = flax_inits.jit_init(fun)
     with monkeypatch.context() as patch:
-        patch.setattr(compile, "_compiled", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(compile, "_compiled", broken)
+        with pytest.raises(error):
             init(KEY)
+    assert len(tried) == len({*map(id, tried)}), "what fails by itself is not tried twice"
     made = []
     thread = threading.Thread(target=lambda: made.append(init(KEY)), daemon=True)
     thread.start()

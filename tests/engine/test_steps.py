@@ -8,6 +8,7 @@ from jax import random as jr
 
 import flax_inits
 from flax_inits._engine import rounding
+from flax_inits._engine.programs import Compiled
 
 KEY = jax.random.key(5)
 SHAPE = (300, 1 << 10)
@@ -85,6 +86,43 @@ SEVERAL = {
 @pytest.mark.parametrize("draw", SEVERAL.values(), ids=SEVERAL)
 def test_other_scales_are_what_jit_makes(draw):
     assert_as_jit(leaves(draw), KEY)
+
+
+COMPLEX = {
+    "normal": lambda k: jr.normal(k, SHAPE, jnp.complex64),
+    "scaled": lambda k: jax.nn.initializers.normal(0.01)(k, SHAPE, jnp.complex64),
+    "turned": lambda k: -jr.normal(k, SHAPE, jnp.complex64) * 0.3j,
+    "of_parts": lambda k: (
+        jr.normal(k, SHAPE).astype("complex64")
+        - (jr.uniform(jr.fold_in(k, 1), SHAPE).astype("complex64") * 2j)
+    ),
+}
+MEETING = {
+    "moved": lambda k: jr.normal(k, SHAPE, jnp.complex64) * 0.3 + 1,
+    "mixed": lambda k: jr.normal(k, SHAPE, jnp.complex64) * (0.3 + 0.4j),
+    "inverted": lambda k: 1 / jr.normal(k, SHAPE, jnp.complex64),
+    "sum": lambda k: (
+        jr.normal(k, SHAPE, jnp.complex64) * 0.1
+        + 0.3 * jr.normal(jr.fold_in(k, 1), SHAPE, jnp.complex64)
+    ),
+    "real": lambda k: jr.normal(k, SHAPE, jnp.complex64).real * 0.1,
+}
+
+
+@pytest.mark.parametrize("draw", COMPLEX.values(), ids=COMPLEX)
+def test_complex_leaves_of_all_shapes_are_made_by_one_program(draw):
+    def both(key):
+        return [draw(key), draw(jr.fold_in(key, 1)).reshape(-1)]
+
+    assert programs(both) == 1
+    assert_as_jit(both, KEY)
+
+
+@pytest.mark.parametrize("draw", MEETING.values(), ids=MEETING)
+def test_two_draws_that_meet_are_compiled_as_written(draw):
+    (job,) = flax_inits.jit_init(draw)._planned((KEY,), {})[1].jobs
+    assert isinstance(job.recipe, Compiled) and not job.recipe.fused
+    assert_as_jit(draw, KEY)
 
 
 EXTREME = (0.0, -0.0, 1e-39, 1e-45, 3.4e38, float("inf"), float("nan"), -1.0, -2.5, 1e-30)
