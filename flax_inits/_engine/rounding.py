@@ -33,9 +33,20 @@ SAFE = ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "slice"}
 _LOGARITHMIC = frozenset({"erf_inv"})
 """Of the elementwise primitives, those that XLA computes by a logarithm."""
 
-_MERGING = "0.9.0 0.9.0.1 0.9.1 0.9.2 0.10.0 0.10.1 0.10.2 0.11.0 0.11.1 0.11.2".split()
-_NOT_MERGING = "0.12.0 0.12.0.1".split()
-MERGES_FACTORS = dict.fromkeys(_MERGING, True) | dict.fromkeys(_NOT_MERGING, False)
+MERGES_FACTORS: dict[str, bool] = {
+    "0.9.0": True,
+    "0.9.0.1": True,
+    "0.9.1": True,
+    "0.9.2": True,
+    "0.10.0": True,
+    "0.10.1": True,
+    "0.10.2": True,
+    "0.11.0": True,
+    "0.11.1": True,
+    "0.11.2": True,
+    "0.12.0": False,
+    "0.12.0.1": False,
+}
 """Whether XLA makes x * (a * b) of (x * a) * b where a and b are constants, by release of jaxlib.
 
 With these releases tests/engine/test_erf_inv.py and tests/engine/test_steps.py have passed.
