@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._base import tables
@@ -26,7 +26,8 @@ class Verdict(NamedTuple):
     """"vanishing", "exploding", "dead", "symmetric", "saturated" or "nan"."""
 
     layer: str
-    """Where it begins: seen from the input, or for gradients from the output."""
+    """Where it begins: seen from the input, or for gradients from the output. Sizes count from
+    where they leave what is healthy; the text names the layer where they began to, if earlier."""
 
     quantity: str
     """"activations" or "gradients"."""
@@ -81,7 +82,8 @@ def _not_finite(rows: Sequence[Any]) -> Iterator[Verdict]:
 def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
     inputs = [_size(row) for row in rows if row.role == "argument"] or [1.0]
     body = [i for i in range(head) if rows[i].role != "argument"]
-    small, large = SMALL * min(1.0, *inputs), LARGE * max(1.0, *inputs)
+    healthy = min(1.0, *inputs), max(1.0, *inputs)
+    small, large = SMALL * healthy[0], LARGE * healthy[1]
     # A network vanishes if nothing behind some layer is of any size; a branch may well be 0.
     begin = _last_run(body, lambda i: _size(rows[i]) < small)
     if begin is not None and _size(rows[begin]) > 0:
@@ -89,11 +91,19 @@ def _activations(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
         text = f"size {_size(rows[begin]):.2g} at {layer}"
         if begin != body[-1]:
             text += f", {_size(rows[body[-1]]):.2g} before the last layer"
+        sizes = _sizes_before(rows, body, begin)
+        text += _since(
+            rows, sizes, begin, "less than a quarter of the largest", _below(healthy, sizes)
+        )
         yield _verdict("vanishing", layer, "activations", text)
     for i, row in enumerate(rows):
         if row.role != "argument" and _size(row) > large:
             layer, most = _layer(rows, i), max(_size(row) for row in rows[i:])
             text = f"size {_size(row):.2g} at {layer}, {most:.2g} at most"
+            sizes = _sizes_before(rows, body, i)
+            text += _since(
+                rows, sizes, i, "more than four times the smallest", _above(healthy, sizes)
+            )
             yield _verdict("exploding", layer, "activations", text)
             return
 
@@ -109,13 +119,54 @@ def _gradients(rows: Sequence[Any], head: int) -> Iterator[Verdict]:
         text = f"norm {last:.2g} at the end, {_gradient(rows, begin)}"
         if begin != body[0]:
             text += f", {_gradient(rows, body[0])}"
+        back = {i: rows[i].gradient for i in body[::-1] if i >= begin}
+        text += _since(
+            rows, back, begin, "less than a quarter of the end's", lambda size: size < last / 4
+        )
         yield _verdict("vanishing", _layer(rows, begin), "gradients", text)
     for i in body[::-1]:
         if rows[i].gradient > last * GRADIENT:
             most = max(rows[j].gradient for j in body if j <= i)
             text = f"norm {last:.2g} at the end, {_gradient(rows, i)}, {most:.2g} at most"
+            back = {j: rows[j].gradient for j in body[::-1] if j >= i}
+            text += _since(
+                rows, back, i, "more than four times the end's", lambda size: size > last * 4
+            )
             yield _verdict("exploding", _layer(rows, i), "gradients", text)
             return
+
+
+def _sizes_before(rows: Sequence[Any], body: Sequence[int], begin: int) -> dict[int, float]:
+    """The sizes of what layers put out until `begin`, in order."""
+    made = [i for i in body if i < begin and rows[i].role in ("output", "recorded")]
+    return {i: _size(rows[i]) for i in (*made, begin)}
+
+
+def _below(inputs: tuple[float, float], sizes: Mapping[int, float]) -> Callable[[float], bool]:
+    most = max(inputs[0], *sizes.values())
+    return lambda size: size < most / 4
+
+
+def _above(inputs: tuple[float, float], sizes: Mapping[int, float]) -> Callable[[float], bool]:
+    least = min([inputs[1], *filter(None, sizes.values())])
+    return lambda size: size > least * 4
+
+
+def _since(
+    rows: Sequence[Any],
+    sizes: Mapping[int, float],
+    begin: int,
+    what: str,
+    holds: Callable[[float], bool],
+) -> str:
+    """Where it started that a size has left what is healthy, if that was in an earlier layer.
+
+    A size that changes a little in each layer leaves it many layers behind the one to repair.
+    """
+    first = _last_run([*sizes], lambda i: holds(sizes[i]))
+    if first is None or _layer(rows, first) == _layer(rows, begin):
+        return ""
+    return f"; {what} since {_layer(rows, first)}"
 
 
 def _gradient(rows: Sequence[Any], index: int) -> str:

@@ -1,6 +1,7 @@
 """`signal`: what is recorded of a network, its statistics and gradients, and what they tell."""
 
 import io
+import re
 import sys
 
 import flax.linen as nn
@@ -621,3 +622,48 @@ def test_modules_that_return_what_a_child_made_have_a_row():
         assert rows[layer].same_as == made.layer and rows[layer].std == made.std
     assert made.same_as is None and "layers_0 = out " in str(report)
     assert "x = y: x returns what y made." in str(report)
+
+
+class From12(nn.Module):
+    """Healthy for twelve layers; from there each changes sizes by about one factor."""
+
+    std: float
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(30):
+            kernel_init = init.he_normal() if i < 12 else init.normal(self.std)
+            x = nn.relu(nn.Dense(64, kernel_init=kernel_init, name=f"fc{i}")(x))
+        return nn.Dense(4, name="out")(x)
+
+
+@pytest.mark.parametrize(
+    "std, said",
+    [
+        (
+            0.02,
+            "vanishing activations from fc1[45] on.* less than a quarter .* since fc12$",
+        ),
+        (
+            2.0,
+            "exploding activations from fc1[45] on.* at most; more than four times .* since fc12$",
+        ),
+    ],
+)
+def test_the_layer_where_sizes_began_to_change_is_told(std, said):
+    verdict = of(From12(std)).verdicts[0]
+    assert re.search(said, verdict.text)
+    back = of(From12(std)).verdicts[1]
+    assert back.quantity == "gradients"
+    assert re.search(
+        "; (less than a quarter of|more than four times) the end's since fc2", back.text
+    )
+
+
+def test_a_layer_that_changes_all_at_once_is_told_once():
+    for std in (1e-5, 1e5):
+        model = nn.Sequential(
+            [nn.Dense(64), nn.Dense(64, kernel_init=init.normal(std)), nn.Dense(4)]
+        )
+        verdict = of(model).verdicts[0]
+        assert verdict.layer == "layers_1" and "since" not in verdict.text
