@@ -90,7 +90,7 @@ class LayerEdits:
         positions = 1 if spatial is None else _positions(name, spatial)
         if size in (units, units * positions):
             return size // units
-        fix = f"it must have {units}"
+        fix = f"it must have {units}" if fed_by else "its mask must have as many"
         if spatial is not None:
             fix += f", or {units * positions} where feature maps of {spatial} are flattened"
         elif fed_by is not None and size and size % units == 0:
@@ -191,9 +191,11 @@ def _positions(name: str, spatial: Any) -> int:
 def _mask(name: str, mask: Any) -> Any:
     if not hasattr(mask, "dtype") or mask.dtype != np.bool_ or mask.ndim != 1 or not mask.shape[0]:
         what = f"{mask.dtype}{list(mask.shape)}" if hasattr(mask, "dtype") else repr(mask)
+        sown = isinstance(mask, tuple) and len(mask) > 0
+        fix = " What self.sow keeps is a tuple with one entry for each call: take [0]." * sown
         raise ValueError(
             f"The mask of layer {name!r} must be a bool array with one entry for each unit, as "
-            f"dormant returns for the activations of one call; got {what}."
+            f"dormant returns for the activations of one call; got {what}.{fix}"
         )
     # A mask must not bring the params to the devices that its activations were on.
     return np.asarray(mask) if is_concrete(mask) and mask.is_fully_replicated else mask

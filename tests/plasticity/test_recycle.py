@@ -561,7 +561,7 @@ def test_nothing_is_compiled_again():
         ({"a": {"kernel": "a", "feeds": "bb"}}, "'feeds' of layer 'a' names 'bb', but.*mean 'b'"),
         (
             {"a": {"kernel": "b", "feeds": "a"}},
-            r"has 3 units, but 'b' of shape \(3, 4\) has 4",
+            r"has 3 units, but 'b' of shape \(3, 4\) has 4 along axis -1; its mask must have as m",
         ),
         ({"a": {"kernel": "a", "feeds": "a"}}, r"has 2 along axis -2; it must have 3[.]$"),
         ({"a": {"kernel": "a", "feeds": {"b": 2}}}, "feeds 'b' at axis 2, but that has shape"),
@@ -586,6 +586,11 @@ def test_other_errors():
         recycle(KEY, params, {}, LAYERS)
     with pytest.raises(ValueError, match="mask of layer 'first' must be a bool.*got float32"):
         recycle(KEY, params, {"first": jnp.ones(3)}, LAYERS)
+    sown = dormant({"first": (jnp.ones((4, len(MASKS["first"]))),)}, threshold=0.1)
+    with pytest.raises(
+        ValueError, match=r"; got \(Array.* a tuple .* for each call: take \[0\]\.$"
+    ):
+        recycle(KEY, params, sown, LAYERS)
     with pytest.raises(ValueError, match="outgoing must be 'zero', 'keep' or an init.*got 'zeros'"):
         recycle(KEY, params, MASKS, LAYERS, outgoing="zeros")
     with pytest.raises(TypeError, match="Layer 'first' must be a mapping.*'feeds': path}; got 'k'"):
