@@ -65,6 +65,9 @@ def chrono(t_max: float, dtype: DType = None) -> Draw:
     b_f = `log U(1, t_max - 1)`, b_i = -b_f, b_g = b_o = 0, in the order i, f, g, o. The time that
     a cell remembers, `1 / (1 - σ(b_f))`, is then uniform between 2 and `t_max` steps.
 
+    The params of Flax's own cells are one leaf a gate, of which this would make four gates each;
+    `chrono_gates` sets those.
+
     Args:
         t_max: the longest dependency, in steps; above 2.
         dtype: the default dtype; None is JAX's default float.
