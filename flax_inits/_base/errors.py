@@ -68,6 +68,14 @@ def noted(note: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def noted_of_state(tree: object, instead: str) -> Iterator[None]:
+    """Lets exceptions about params say what to do where the tree has an optimizer's state, too."""
+    known = noted(f"the tree holds an optimizer's state: {instead}")
+    with known if hasattr(tree, "opt_state") else contextlib.nullcontext():
+        yield
+
+
 BY_KEY_ALONE = (
     "while init_fn was called with a key and nothing else, as lambda key: model.init(key, x) or "
     "lambda key: Model(nnx.Rngs(key)) are"

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from .._base import checks
+from .._base.errors import noted_of_state
 from .._base.types import Array, Key, Path, PyTree
 from .._optimizer.entries import Entry
 from .._optimizer.fresh import fresh
@@ -107,7 +108,8 @@ def recycle(
     """
     _check_arguments(outgoing, norm_factor, opt_state, tx)
     key, advance = drawn_key(key)
-    edits = LayerEdits(params, masks, layers, outgoing)
+    with noted_of_state(params, "recycle takes the params, and opt_state= and tx= beside them"):
+        edits = LayerEdits(params, masks, layers, outgoing)
     trained = None if tx is None else _trained(tx, opt_state, params)
     drawn = {
         "incoming": _draws(key, params, edits, "incoming", incoming),

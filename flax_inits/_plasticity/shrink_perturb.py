@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._base import checks
+from .._base.errors import noted_of_state
 from .._base.types import Array, Key, Path, PyTree, Where
 from .._optimizer.nnx_state import params_of
 from .._optimizer.reset import check_counts, check_optimizer
@@ -75,7 +76,8 @@ def shrink_perturb(
     refuse_parts(where)
     check_counts(counts)
     if not is_train_state(params):
-        return _blended(key, params, init_fn, where, shrink, perturb)[0]
+        with noted_of_state(params, "of an nnx.Optimizer, give the model"):
+            return _blended(key, params, init_fn, where, shrink, perturb)[0]
     check_optimizer(params.tx)
     blended, chosen = _blended(key, params.params, init_fn, where, shrink, perturb)
     return with_params(params, blended, dict.fromkeys(chosen), counts)

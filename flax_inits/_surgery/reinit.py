@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax.core import Tracer
 
-from .._base.errors import BY_KEY_ALONE, noted
+from .._base.errors import BY_KEY_ALONE, noted, noted_of_state
 from .._base.jax_state import tracing
 from .._base.types import Array, Key, Path, PyTree, Rules, Where
 from .._engine.make import compute
@@ -86,15 +85,9 @@ def reinit(
     >>> new["body"]["bias"] is params["body"]["bias"]
     True
     """
-    of_state = noted(_OF_STATE) if hasattr(params, "opt_state") else contextlib.nullcontext()
-    with of_state:
+    instead = "reinit_state resets that together with the params, and its paths begin below them"
+    with noted_of_state(params, instead):
         return renewed(key, params, rules, init_fn, donate, allow_unmatched)[0]
-
-
-_OF_STATE = (
-    "what reinit was given holds an optimizer's state: reinit_state resets that together with the "
-    "params, and its paths begin below them"
-)
 
 
 def renewed(

@@ -12,6 +12,7 @@ import optax
 import optax.contrib
 import pytest
 from compiles import count_compiles
+from flax import nnx
 from flax.core import freeze
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
@@ -718,3 +719,14 @@ def test_rewinding_with_a_fresh_optimizer():
     train = jax.jit(lambda p, s: (p, s), donate_argnums=(0, 1))
     train(rewound, jax.tree.map(jnp.copy, state))
     np.testing.assert_array_equal(early["first"]["kernel"], np.ones((2, 3)))
+
+
+def test_an_optimizer_in_the_place_of_its_model():
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    with pytest.raises(ValueError) as got:
+        recycle(KEY, optimizer, {"a": mask(0, 1)}, {"a": {"kernel": "kernel", "feeds": "kernel"}})
+    assert "recycle takes the params, and opt_state= and tx= beside" in got.value.__notes__[-1]
+    with pytest.raises(ValueError) as got:
+        shrink_perturb(KEY, optimizer, lambda key: model, shrink=0.5, perturb=0.5)
+    assert "of an nnx.Optimizer, give the model" in got.value.__notes__[-1]
