@@ -228,7 +228,9 @@ def test_symbolic_strides_are_exact_past_32_bits(key):
 @pytest.mark.parametrize("jitted", [True, False])
 def test_every_sampler_gives_the_same_with_a_fused_key(key, fused, name, jitted):
     sample = jax.jit(SAMPLERS[name]) if jitted else SAMPLERS[name]
-    chex.assert_trees_all_equal(sample(fused), sample(key))
+    # Of gamma's logarithms some processors have another last place beside other bits.
+    rtol = 1e-6 if jitted and name == "gamma" else 0
+    chex.assert_trees_all_close(sample(fused), sample(key), rtol=rtol, atol=0)
 
 
 @pytest.mark.sampled(6)

@@ -108,7 +108,7 @@ SAME_RECIPE = [
 ]
 OTHER_RECIPE = [
     (lambda k: normal(k) * 0.1, lambda k: normal(k) * 0.2),
-    (lambda k: normal(k) + 0.0, lambda k: normal(k) + -0.0),
+    (lambda k: jnp.maximum(normal(k), 0.0), lambda k: jnp.maximum(normal(k), -0.0)),
     (normal, lambda k: jr.normal(k, (16, 8))),
     (normal, lambda k: jr.normal(k, SHAPE, jnp.bfloat16)),
     (lambda k: normal(k) + np.arange(16.0)[None], lambda k: normal(k) + np.arange(1, 17.0)[None]),
