@@ -72,8 +72,8 @@ HOSTILE = [
     (lambda p: fi.reinit(p, KEY, ZEROS), TypeError, f"{NO_KEY}.*a dict with keys .*comes first"),
     (lambda p: fi.reinit(KEY, None, ZEROS), ValueError, "The tree has no leaves"),
     (lambda p: fi.reinit(KEY, {}, ZEROS), ValueError, "The tree has no leaves"),
-    (lambda p: fi.reinit(KEY, "params", ZEROS), ValueError, "The tree is one leaf"),
-    (lambda p: fi.reinit(KEY, MODEL, ZEROS), ValueError, "The tree is one leaf"),
+    (lambda p: fi.reinit(KEY, "params", ZEROS), ValueError, "The tree is one str, in which"),
+    (lambda p: fi.reinit(KEY, MODEL, ZEROS), ValueError, "The tree is one Dense, in which"),
     (
         lambda p: fi.reinit(KEY, endless(), ZEROS),
         ValueError,
