@@ -54,7 +54,7 @@ def without_steps(
         value, step = last
         if steps and step.name not in _AFTER[steps[0].name]:
             break
-        if not _is_dropped(step):
+        if not (examined and _is_dropped(step)):
             steps = (step, *steps)
         node = stripped(value).node
         is_factor = [step.name for step in steps] == ["mul"]
