@@ -5,7 +5,7 @@ chain; on the host it is some hundred integer operations, and what remains of a 
 longer depends on where in the model it stands.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,8 @@ class HostComputable:
     def __init__(self) -> None:
         self._computable: dict[Node, bool] = {}
         self._scalars: dict[Node, Any] = {}
+        self._results: dict[Hashable, Any] = {}
+        """Of operations on scalars, which layer after layer repeats."""
         self._rounded: set[Node] = set()
 
     def is_key(self, value: Value) -> bool:
@@ -71,7 +73,13 @@ class HostComputable:
             rounded = True
         if rounded:
             self._rounded.add(node)
-        return scalars.computed(node, inputs)
+        operands = tuple((scalar.dtype, scalar.tobytes()) for scalar in inputs)
+        # The parameters are those of one equation, or of one that is traced again from a cache;
+        # the node in the table keeps them alive.
+        key = (node.primitive, id(node.params), node.avals[0].dtype, node.crosses_call, operands)
+        if key not in self._results:
+            self._results[key] = scalars.computed(node, inputs)
+        return self._results[key]
 
     def fill(self, value: Value) -> Any:
         """Computes the scalar that fills a leaf; None if that takes a program."""

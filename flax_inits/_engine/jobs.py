@@ -1,6 +1,6 @@
 """From a traced function to jobs: what makes each leaf, and which leaves are made together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from jax.sharding import Sharding
 
@@ -68,6 +68,8 @@ class _Planner:
     def __init__(self, traced: Traced):
         self._traced, self._signer, self._computable = traced, Signer(), HostComputable()
         self._numbering = Numbering(self._computable, self._signer)
+        self._found: dict[Hashable, tuple[Job, list[Value]]] = {}
+        """What makes a leaf, and what that leaf was given, by its signature."""
 
     def groups(self) -> list[list[int]]:
         """Puts positions together whose leaves share work; the others stand alone."""
@@ -80,21 +82,33 @@ class _Planner:
 
     def alone(self, position: int, sharding: Sharding | None) -> Job:
         """Finds what makes one leaf that shares no work."""
-        value = self._traced.outputs[position]
+        value, positions = self._traced.outputs[position], (position,)
+        # Layers differ in nothing but their keys: what is found for one of them holds for all.
+        token, given = self._signer.graph([value], self._computable.is_key, origins=True)
+        if (token, sharding) in self._found:
+            job, others = self._found[token, sharding]
+            keys = (given[others.index(key)] for key in job.given)
+            return Job(job.recipe, tuple(keys), positions)
         # Calls are inlined only where that cannot change how XLA rounds.
         if not _is_scan(value) and not rounding_safe(value, self._computable):
-            value = self._traced.with_calls[position]
-        job = self._without_own_program(value, sharding, position)
+            return self._searched(self._traced.with_calls[position], sharding, positions)
+        job = self._searched(value, sharding, positions)
+        if not isinstance(job.recipe, Given) and set(job.given) <= set(given):
+            self._found[token, sharding] = job, given
+        return job
+
+    def _searched(self, value: Value, sharding: Sharding | None, positions: tuple[int, ...]) -> Job:
+        job = self._without_own_program(value, sharding, positions)
         if job is not None:
             return job
         fused = rounding_safe(_batched(value), self._computable)
-        return self.compiled([value], [sharding], (position,), fused)
+        return self.compiled([value], [sharding], positions, fused)
 
     def _without_own_program(
-        self, value: Value, sharding: Sharding | None, position: int
+        self, value: Value, sharding: Sharding | None, positions: tuple[int, ...]
     ) -> Job | None:
         """Finds what makes one leaf without a program of its own, if anything does."""
-        token, positions = self._signer.token, (position,)
+        token = self._signer.token
         # The cheapest first. NumPy fills the memory of one CPU device; anywhere else a leaf would
         # have to cross from the host, where a program makes it on the spot.
         if on_host(sharding):

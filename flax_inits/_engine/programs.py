@@ -213,7 +213,7 @@ def _blocks(compiled: Any, columns: Sequence[np.ndarray], count: int) -> Iterato
     # Dispatch is asynchronous: XLA computes the next block while NumPy copies rows of this one. No
     # more than two are alive, so that the peak of memory stays with the leaves.
     begun = (
-        compiled(*(_padded(column[start : start + count], count) for column in columns))
+        compiled(*(_padded(column[start : start + count], count) for column in columns), rows.LANES)
         for start in range(0, len(columns[0]), count)
     )
     return _one_ahead(next(begun), begun)

@@ -48,9 +48,12 @@ class Signer:
         self._known: dict[int, tuple[Any, Token]] = {}
 
     def graph(
-        self, outputs: Sequence[Value], boundary: Callable[[Value], bool]
+        self, outputs: Sequence[Value], boundary: Callable[[Value], bool], origins: bool = False
     ) -> tuple[Token, list[Value]]:
-        """Signs a graph up to its boundary, and lists the boundary in the order found."""
+        """Signs a graph up to its boundary, and lists the boundary in the order found.
+
+        With `origins`, it is also signed which calls its nodes come from.
+        """
         # By number and not by name or identity: so two layers, or two traces, get one signature,
         # in which the keys they are given are told apart only by where they are read.
         nodes = order(outputs, boundary)
@@ -68,7 +71,8 @@ class Signer:
             (node.primitive, self.params(node), tuple(map(reference, node.inputs)), node.context)
             for node in nodes
         )
-        return (body, tuple(map(reference, outputs))), list(found)
+        calls = tuple((node.origin, node.crosses_call) for node in nodes) if origins else ()
+        return (body, tuple(map(reference, outputs)), calls), list(found)
 
     def params(self, node: Node) -> Token:
         """Signs the parameters of a node; equal equations of one trace share one token."""
@@ -114,7 +118,7 @@ class Signer:
         content = host.tobytes()
         if len(content) > _LONGEST:
             content = hashlib.sha256(content).digest()
-        return ("array", host.dtype.name, host.shape, weak, content)
+        return ("array", host.dtype, host.shape, weak, content)
 
     def _jaxpr(self, closed: Any) -> Token:
         # Never by str(jaxpr): it leaves out arrays, and prints functions by no more than a name.

@@ -5,8 +5,10 @@
 a scan without a live carry becomes one map per output.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -79,8 +81,24 @@ _WIDE = frozenset({"float64", "int64", "uint64", "complex128"})
 def trace(fun: Callable[..., Any], *args: Any) -> Traced:
     """Traces `fun` at (possibly abstract) `args`; nothing is computed."""
     # Not by `jax.jit(fun).trace`, whose jaxpr takes closed-over tracers as further inputs.
-    closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
+    with _without_collections():
+        closed, shape = jax.make_jaxpr(fun, return_shape=True)(*args)
     return Traced(*opened(closed), shape)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Pauses the search for cyclic garbage, a tenth to a fifth of the time that a trace takes.
+
+    All that a trace makes stays alive until it ends, and is looked through again and again.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def flatten(

@@ -1,5 +1,6 @@
 """What `jit_init` would do, as a table."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -76,13 +77,14 @@ class Plan(Report):
     ) -> "Plan":
         """Makes the plan of a traced function; `Whole` if it is compiled as it stands."""
         programs: dict[Any, int] = {}
+        names = functools.cache(name_of)  # of recipes that layers share
         found: dict[int, tuple[str, int | None]] = {}
         for job in () if isinstance(jobs, Whole) else jobs:
             number = None
             if job.recipe.shared_by is not None:
                 number = programs.setdefault(job.recipe.shared_by, len(programs) + 1)
             for position, value in zip(job.positions, job.recipe.outputs, strict=True):
-                found[position] = name_of(value), number
+                found[position] = names(value), number
         whole = f"the whole function: {jobs.reason}" if isinstance(jobs, Whole) else ""
         structs = jax.tree.leaves(traced.shape)
         rows = []

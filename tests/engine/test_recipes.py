@@ -122,6 +122,45 @@ OTHER_RECIPE = [
 ]
 
 
+def beside(*keys):
+    """Two draws in a leaf, so that it takes a program which is given two keys."""
+    return jnp.concatenate([normal(key) for key in keys])
+
+
+@jax.jit
+def scaled(x, factor):
+    return x * factor * 3.0
+
+
+def of_layers(make):
+    return lambda key: [make(jr.fold_in(key, i), i) for i in range(4)]
+
+
+LAYERS = {
+    "two_keys": of_layers(lambda k, i: beside(*jr.split(k)[:: 1 if i % 2 else -1])),
+    "one_key_twice": of_layers(lambda k, i: beside(k, k if i % 2 else jr.split(k)[0])),
+    "calls": of_layers(lambda k, i: (scaled if i % 2 else scaled.__wrapped__)(normal(k), 0.3)),
+    "factors": of_layers(lambda k, i: normal(k) * (0.1, 0.2, 0.1, -0.2)[i]),
+    "scans": of_layers(lambda k, i: lax.map(normal, jr.split(k, 2 + i % 2))),
+    "given": lambda key: [key, table := jnp.arange(3.0), jnp.zeros(3), table + 1, jr.split(key)],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_that_are_nearly_alike(name):
+    assert_as_jit(LAYERS[name], KEY)
+
+
+def test_what_is_found_for_a_layer_is_not_searched_for_again(monkeypatch):
+    searched, search = [], planning._Planner._searched
+    monkeypatch.setattr(
+        planning._Planner, "_searched", lambda *a: searched.append(a[3]) or search(*a)
+    )
+    found = jobs(of_layers(lambda k, i: 0.1 * normal(k) if i % 2 else normal(k) + np.eye(8, 16)))
+    assert [job.positions for job in found] == [(0,), (1,), (2,), (3,)]
+    assert searched == [(0,), (1,)]
+
+
 @pytest.mark.parametrize("pair", SAME_RECIPE)
 def test_recipes_do_not_know_which_key_it_is(pair):
     one, other = map(recipe, pair)

@@ -223,6 +223,13 @@ def test_what_lives_on_one_cpu_device_is_pooled():
     assert is_pooled(lambda key: lax.scan(lambda c, k: (c, draw(k)), None, jr.split(key, 4))[1])
 
 
+def test_no_program_counts_by_the_index_of_a_loop():
+    """What that would cost is the time of a compilation: see `rows.LANES`."""
+    ((_, lowered),) = flax_inits.jit_init(POOLED["lecun_normal"]).lower(KEY).programs
+    assert "stablehlo.xor" in lowered.as_text()
+    assert "iota" not in lowered.as_text()
+
+
 @pytest.mark.slow
 def test_leaves_above_the_largest_are_drawn_in_place():
     def draw(key):

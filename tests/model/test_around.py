@@ -117,6 +117,23 @@ def test_many_closures_are_let_go():
     assert sum(ref() is not None for ref in alive) < 100
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_again_after_a_trace(enabled):
+    while_tracing = []
+
+    def fun(key):
+        while_tracing.append(gc.isenabled())
+        raise ZeroDivisionError
+
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            flax_inits.jit_init(fun)(KEY)
+        assert (while_tracing, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_a_forked_child_that_leaves_jax_alone_ends_well():
     OURS(KEY, X)
