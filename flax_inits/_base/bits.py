@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.extend import random as extend_random
 
+from . import philox
 from .errors import brief
 from .threefry import counter as counter
 from .threefry import counter_bits as counter_bits
@@ -147,6 +148,32 @@ def words_to_bits(x0: Array, x1: Array, bit_width: int) -> Array:
         return lax.convert_element_type(lax.bitwise_xor(x0, x1), dtype)
     high, low = lax.convert_element_type(x0, dtype), lax.convert_element_type(x1, dtype)
     return lax.bitwise_or(lax.shift_left(high, lax.full_like(high, 32)), low)
+
+
+def bits_at(key: Array, counter: tuple[Array, Array], bit_width: int) -> Array:
+    """Computes bits of a draw on CPU devices, each from its own key and index.
+
+    Args:
+      key: the words of keys, uint32 of shape (n, 2) for threefry and (n, 4) for "rbg".
+      counter: the index of each element in its draw, in two words, the high one first: arrays that
+        broadcast to one shape of n rows.
+      bit_width: 8, 16, 32 or 64.
+    """
+    if key.shape[1] == 2:
+        return words_to_bits(*counter_bits(key[:, 0:1], key[:, 1:2], *counter), bit_width)
+    shape = lax.broadcast_shapes(*map(np.shape, counter))
+    words = [lax.broadcast_in_dim(key[:, i], shape, (0,)) for i in range(4)]
+    high, low = (lax.broadcast_in_dim(word, shape, (0, 1)) for word in counter)
+    if bit_width < 64:
+        drawn = philox.word_at(words, high, low)
+        return lax.convert_element_type(drawn, np.dtype(f"uint{bit_width}"))
+    one = np.uint32(1)
+    high = lax.bitwise_or(lax.shift_left(high, one), lax.shift_right_logical(low, np.uint32(31)))
+    low = lax.shift_left(low, one)
+    first, second = (
+        philox.word_at(words, high, lax.bitwise_or(low, i)) for i in (np.uint32(0), one)
+    )
+    return words_to_bits(second, first, 64)
 
 
 # All but the bits is threefry's own, so a fused key splits and folds into the same words. The name

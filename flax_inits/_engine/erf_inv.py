@@ -15,7 +15,7 @@ from jax import lax
 from .._base.types import Array, Token
 from .graph import Node, Value, order
 from .host import HostComputable
-from .rounding import merges_factors
+from .releases import is_examined
 from .row_pattern import RowPattern
 from .signature import Signer
 from .trace import trace
@@ -40,7 +40,7 @@ def first_branch(x: Array) -> Array:
 
 def takes_first_branch(node: Node) -> bool:
     """Whether a node is the `erf_inv` of a truncated normal between -2 and 2."""
-    if node.name != "erf_inv" or merges_factors() is None:
+    if node.name != "erf_inv" or not is_examined():
         return False
     token = _token(node.inputs[0])
     return token is not None and token == _uniform()

@@ -1,4 +1,4 @@
-"""Threefry keys as NumPy words, and what models do with keys, in NumPy."""
+"""Keys as NumPy words, and what models do with keys, in NumPy."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,13 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._base import bits
+from .._base import bits, philox
 from .._base.bits import is_key_dtype
 from .graph import Node
+from .placement import on_cpu
+from .releases import is_examined
 
 
 class KeyWords:
-    """Threefry keys as NumPy words: shape (..., 2), uint32."""
+    """Keys as NumPy words, uint32: of threefry (..., 2), of "rbg" and "unsafe_rbg" (..., 4)."""
 
     __slots__ = ("words",)
 
@@ -22,10 +24,10 @@ class KeyWords:
 
 
 def to_host(value: Any) -> Any:
-    """Takes threefry keys as words, other keys as they are, integers as NumPy arrays."""
+    """Takes keys that NumPy splits as words, others as they are, integers as NumPy arrays."""
     if not is_key_dtype(getattr(value, "dtype", np.dtype(int))):
         return value if isinstance(value, KeyWords) else np.asarray(value)
-    return KeyWords(words_of(value)) if bits.is_threefry(value) else value
+    return KeyWords(words_of(value)) if _in_numpy(value.dtype) else value
 
 
 def words_of(keys: Any) -> np.ndarray:
@@ -45,6 +47,28 @@ def is_threefry_dtype(dtype: Any) -> bool:
     return _asked(dtype, bits.is_threefry)
 
 
+@functools.cache
+def is_rbg_dtype(dtype: Any) -> bool:
+    """Whether keys of this dtype draw by `lax.rng_bit_generator`."""
+    return impl_of(dtype) in ("rbg", "unsafe_rbg")
+
+
+def _in_numpy(dtype: Any) -> bool:
+    # Keys "rbg" are split as two of threefry, on all devices; "unsafe_rbg" by what a device draws.
+    known = is_threefry_dtype(dtype) or impl_of(dtype) == "rbg"
+    return known or (_is_unsafe(dtype) and on_cpu(None) and is_examined())
+
+
+def _is_unsafe(dtype: Any) -> bool:
+    return impl_of(dtype) == "unsafe_rbg"
+
+
+@functools.cache
+def words_in(dtype: Any) -> int:
+    """Counts the words of a key."""
+    return _asked(dtype, lambda key: jax.random.key_data(key).shape[-1])
+
+
 def _asked(dtype: Any, ask: Callable[[Any], Any]) -> Any:
     # No public function takes a key dtype, but all take a traced key.
     answers = []
@@ -54,15 +78,21 @@ def _asked(dtype: Any, ask: Callable[[Any], Any]) -> Any:
 
 
 def _wrap(node: Node, data: np.ndarray) -> KeyWords | None:
-    return KeyWords(data) if is_threefry_dtype(node.avals[0].dtype) else None
+    return KeyWords(data) if _in_numpy(node.avals[0].dtype) else None
 
 
 def _fold_in(node: Node, keys: KeyWords, data: np.ndarray) -> KeyWords | None:
-    shape = node.avals[0].shape
-    words = np.broadcast_to(keys.words, (*shape, 2)).reshape(-1, 2).tolist()
-    folds = np.broadcast_to(data, shape).reshape(-1).tolist()
+    shape = (*node.avals[0].shape, keys.words.shape[-1])
+    if _is_unsafe(node.avals[0].dtype):
+        # Several are folded at once, by draws that depend on each other.
+        if len(shape) > 1:
+            return None
+        return KeyWords(np.array(philox.fold_in_words(keys.words.tolist(), int(data)), np.uint32))
+    words = np.broadcast_to(keys.words, shape).reshape(-1, 2).tolist()
+    folds = np.broadcast_to(np.expand_dims(data, -1), (*shape[:-1], shape[-1] // 2))
+    folds = folds.reshape(-1).tolist()
     folded = [bits.fold_in_words(tuple(w), d) for w, d in zip(words, folds, strict=True)]
-    return KeyWords(np.array(folded, np.uint32).reshape(*shape, 2))
+    return KeyWords(np.array(folded, np.uint32).reshape(shape))
 
 
 def _split(node: Node, keys: KeyWords) -> KeyWords | None:
@@ -70,9 +100,13 @@ def _split(node: Node, keys: KeyWords) -> KeyWords | None:
     # that the node was traced in, under which this is called.
     if keys.words.ndim != 1:
         return None
-    shape = node.params["shape"]
-    split = bits.split_words(tuple(keys.words.tolist()), int(np.prod(shape)))
-    return KeyWords(np.array(split, np.uint32).reshape(*shape, 2))
+    shape, size = node.params["shape"], int(np.prod(node.params["shape"]))
+    if _is_unsafe(node.avals[0].dtype):
+        split = philox.split_words(keys.words.tolist(), size)
+        return KeyWords(np.array(split, np.uint32).reshape(*shape, 4))
+    halves = keys.words.reshape(-1, 2).tolist()
+    split = [bits.split_words(tuple(half), size) for half in halves]
+    return KeyWords(np.array(split, np.uint32).swapaxes(0, 1).reshape(*shape, keys.words.size))
 
 
 def _slice(node: Node, keys: KeyWords) -> KeyWords:
@@ -83,7 +117,7 @@ def _slice(node: Node, keys: KeyWords) -> KeyWords:
 
 
 def _reshape(node: Node, keys: KeyWords) -> KeyWords:
-    return KeyWords(keys.words.reshape(*node.avals[0].shape, 2))
+    return KeyWords(keys.words.reshape(*node.avals[0].shape, keys.words.shape[-1]))
 
 
 OF_DATA: Mapping[str, Callable[..., Any]] = {"random_wrap": _wrap}

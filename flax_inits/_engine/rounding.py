@@ -5,9 +5,7 @@ take another form of a function for a loop of another shape. A leaf that is comp
 function that makes it has the same bits only if none of that can go another way.
 """
 
-import functools
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,34 +30,6 @@ SAFE = ELEMENTWISE | RESHAPES | {"random_bits", "transpose", "iota", "slice"}
 
 _LOGARITHMIC = frozenset({"erf_inv"})
 """Of the elementwise primitives, those that XLA computes by a logarithm."""
-
-MERGES_FACTORS: dict[str, bool] = {
-    "0.9.0": True,
-    "0.9.0.1": True,
-    "0.9.1": True,
-    "0.9.2": True,
-    "0.10.0": True,
-    "0.10.1": True,
-    "0.10.2": True,
-    "0.11.0": True,
-    "0.11.1": True,
-    "0.11.2": True,
-    "0.12.0": False,
-    "0.12.0.1": False,
-}
-"""Whether XLA makes x * (a * b) of (x * a) * b where a and b are constants, by release of jaxlib.
-
-With these releases tests/engine/test_erf_inv.py and tests/engine/test_steps.py have passed.
-"""
-
-
-def merges_factors() -> bool | None:
-    """Whether XLA merges constant factors; None if the installed release was not examined."""
-    return MERGES_FACTORS.get(_installed())
-
-
-_installed = functools.cache(lambda: version("jaxlib"))
-
 
 _SHORT = 6
 """A last axis of fewer elements (3 to 5, on jax 0.12) is a loop of its own kind."""

@@ -12,7 +12,8 @@ from .._base.types import Token
 from .graph import RESHAPES, Input, Node, Output, Value, order
 from .host import HostComputable
 from .jaxpr import inner_jaxprs
-from .key_words import is_threefry_dtype
+from .key_words import is_rbg_dtype, is_threefry_dtype, words_in
+from .releases import is_examined
 from .rounding import ELEMENTWISE, SAFE, constants_alike, is_scalar, rounds_alike_when_fused
 from .signature import Signer
 from .steps import Step, without_steps
@@ -36,31 +37,38 @@ class RowForm(NamedTuple):
     """Elements per segment: segment i is drawn with key i, from index 0."""
 
 
-def match(value: Value, computable: HostComputable, signer: Signer) -> RowForm | None:
-    """Reads `value` as rows; None if it is not one draw per element and elementwise operations."""
+def match(
+    value: Value, computable: HostComputable, signer: Signer, scanned: bool = False
+) -> RowForm | None:
+    """Reads `value` as rows; None if it is not one draw per element and elementwise operations.
+
+    `scanned` says that it was a loop, each step of which drew with a key of its own.
+    """
     if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
         return None
-    pattern = RowPattern(value, computable)
+    pattern = RowPattern(value, computable, scanned)
     alike = constants_alike(pattern.nodes, computable) and rounds_alike_when_fused(pattern.nodes)
     if not pattern.matches or not alike:
         return None
     output, steps = without_steps(value, pattern.is_full, computable.known_scalar)
-    token = (pattern.token(output, signer), *((step.name, step.scalar_first) for step in steps))
     keys, segments = tuple(pattern.keys), pattern.keys[0].aval.size
+    names = ((step.name, step.scalar_first) for step in steps)
+    token = (pattern.token(output, signer), words_in(keys[0].aval.dtype), *names)
     return RowForm(token, output, steps, keys, segments, value.aval.size // segments)
 
 
 class RowPattern:
     """The nodes of one leaf, each told apart as full (one value per element) or scalar."""
 
-    def __init__(self, value: Value, computable: HostComputable):
+    def __init__(self, value: Value, computable: HostComputable, scanned: bool = False):
         self.keys: list[Value] = []
-        self._computable = computable
+        self._computable, self._scanned = computable, scanned
         self._full: set[Node] = set()
         self._size = value.aval.size
         self.nodes = order([value], computable.is_key)
         accepted = all(map(self._accepts, self.nodes))
-        self.matches = accepted and len({key.aval.size for key in self.keys}) == 1
+        kinds = {(key.aval.size, words_in(key.aval.dtype)) for key in self.keys}
+        self.matches = accepted and len(kinds) == 1
 
     def _accepts(self, node: Node) -> bool:
         if node.name == "random_bits":
@@ -90,10 +98,14 @@ class RowPattern:
         self.keys.append(key)
         with node.context.manager:
             partitionable = jax.config.jax_threefry_partitionable
+        if is_rbg_dtype(key.aval.dtype):
+            # Under `vmap`, which is no loop, its draws depend on each other (jax#19085).
+            known = len(key.aval.shape) == self._scanned and is_examined()
+        else:
+            known = is_threefry_dtype(key.aval.dtype) and partitionable
         return (
-            is_threefry_dtype(key.aval.dtype)
+            known
             and self._computable.is_key(key)
-            and partitionable
             # Rows are traced anew, where a dtype of 64 bits would be narrowed.
             and (node.params["bit_width"] < 64 or jax.config.jax_enable_x64)
             and node.avals[0].size == self._size

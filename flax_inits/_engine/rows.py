@@ -17,6 +17,7 @@ from .erf_inv import first_branch, takes_first_branch
 from .evaluate import bind
 from .graph import RESHAPES, Constant, Output, Value, order
 from .host import HostComputable
+from .key_words import words_in
 from .row_pattern import RowForm
 
 ROW = 1 << 10
@@ -32,7 +33,7 @@ class Rows(NamedTuple):
     """The arguments of `compute` beside `LANES`, for any number of rows."""
 
     words: Any
-    """Keys, (rows, draws, 2)."""
+    """Keys, (rows, draws, words)."""
 
     starts: Any
     """The index of each row's first element, (rows, 2): the high word and the low one."""
@@ -43,7 +44,9 @@ class Rows(NamedTuple):
 
 def arguments(form: RowForm, rows: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Describes what `compute` takes, abstractly."""
-    words = jax.ShapeDtypeStruct((rows, len(form.keys), 2), np.uint32)
+    words = jax.ShapeDtypeStruct(
+        (rows, len(form.keys), words_in(form.keys[0].aval.dtype)), np.uint32
+    )
     starts = jax.ShapeDtypeStruct((rows, 2), np.uint32)
     scalars = jax.ShapeDtypeStruct((rows, len(form.steps)), form.output.aval.dtype)
     return words, starts, scalars, jax.ShapeDtypeStruct(LANES.shape, LANES.dtype)
@@ -93,11 +96,10 @@ def _without_steps(form: RowForm, words: Any, counter: tuple[Any, Any]) -> Any:
     for node in order([form.output], lambda v: v in form.keys or known_scalar(v) is not None):
         value = Output(node, 0)
         if node.name == "random_bits":
-            # Partitionable threefry counts elements by their index in the leaf (jax#13040):
-            # that is all that a row needs to know of the leaf that it is part of.
+            # Partitionable threefry counts elements by their index in the leaf (jax#13040), and
+            # Philox does: that is all that a row needs to know of the leaf that it is part of.
             key = words[:, form.keys.index(node.inputs[0])]
-            drawn = bits.counter_bits(key[:, 0:1], key[:, 1:2], *counter)
-            full[value] = bits.words_to_bits(*drawn, node.params["bit_width"])
+            full[value] = bits.bits_at(key, counter, node.params["bit_width"])
         elif not any(v in full for v in node.inputs):
             # A scalar that the host cannot compute as XLA does (a logarithm, say): by its own node,
             # in this program, in the shape that it was written for.
@@ -120,8 +122,8 @@ def rows(forms: Sequence[RowForm], keys: Sequence[Sequence[np.ndarray]]) -> Rows
     """Fills in the program's arguments for leaves, given the words of the keys of their draws."""
     segments = [form.segments for form in forms]
     counts = np.repeat([math.ceil(form.size / ROW) for form in forms], segments)
-    words = [np.stack([key.reshape(-1, 2) for key in of_leaf], 1) for of_leaf in keys]
-    words = np.concatenate(words).astype(np.uint32)
+    of_keys = [np.stack([k.reshape(-1, k.shape[-1]) for k in of_leaf], 1) for of_leaf in keys]
+    words = np.concatenate(of_keys).astype(np.uint32)
     # Each segment counts from 0.
     first = np.repeat(np.cumsum(counts) - counts, counts)
     index = (np.arange(len(first)) - first).astype(np.uint64) * np.uint64(ROW)

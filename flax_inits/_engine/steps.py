@@ -15,7 +15,7 @@ from jax import lax
 
 from .._base.types import Array
 from .graph import RESHAPES, Node, Output, Value
-from .rounding import merges_factors
+from .releases import is_examined, merges_factors
 from .scalars import is_one_number
 
 _BOUNDED = frozenset({"max", "min", "clamp"})
@@ -47,7 +47,7 @@ def without_steps(
     value: Output, is_full: Callable[[Value], bool], known_scalar: Callable[[Value], Any]
 ) -> tuple[Output, tuple[Step, ...]]:
     """Cuts as many steps off the end of a leaf as may have their scalars as arguments."""
-    examined = merges_factors() is not None and value.aval.dtype in (np.float32, np.float64)
+    examined = is_examined() and value.aval.dtype in (np.float32, np.float64)
     whole, found = value, (value, ())
     steps: tuple[Step, ...] = ()
     while (last := _last(value, is_full, known_scalar)) is not None:

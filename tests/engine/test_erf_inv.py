@@ -9,7 +9,7 @@ import pytest
 from as_jit import assert_as_jit
 
 import flax_inits
-from flax_inits._engine import erf_inv, rounding
+from flax_inits._engine import erf_inv, releases
 from flax_inits._engine.evaluate import bind
 from flax_inits._engine.graph import Output, order
 from flax_inits._engine.trace import trace
@@ -63,26 +63,26 @@ def computed(draw, written_out, bits):
 def test_each_number_of_a_draw_is_xlas(draw, monkeypatch):
     # The other nine bits of a word are thrown away.
     bits = jnp.arange(1 << 23, dtype=jnp.uint32).reshape(SHAPE) << 9
-    monkeypatch.setattr(rounding, "MERGES_FACTORS", {JAXLIB: False})
+    monkeypatch.setattr(releases, "MERGES_FACTORS", {JAXLIB: False})
     ours, xlas = (computed(draw, written_out, bits) for written_out in (True, False))
     assert np.array_equal(ours.view(np.uint32), xlas.view(np.uint32))
 
 
 def test_releases_on_both_ends_are_proved():
-    if JAXLIB not in rounding.MERGES_FACTORS:
+    if JAXLIB not in releases.MERGES_FACTORS:
         pytest.skip(f"if all else here passes, add jaxlib {JAXLIB} to MERGES_FACTORS")
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_the_branch_is_written_out_where_it_is_proved(draw, monkeypatch):
     for proved in ({JAXLIB: False}, {}):
-        monkeypatch.setattr(rounding, "MERGES_FACTORS", proved)
+        monkeypatch.setattr(releases, "MERGES_FACTORS", proved)
         assert any(map(erf_inv.takes_first_branch, nodes(draw))) == bool(proved)
 
 
 @pytest.mark.parametrize("draw", OTHERS.values(), ids=OTHERS)
 def test_other_arguments_are_left_to_xla(draw, monkeypatch):
-    monkeypatch.setattr(rounding, "MERGES_FACTORS", {JAXLIB: False})
+    monkeypatch.setattr(releases, "MERGES_FACTORS", {JAXLIB: False})
     assert any(node.name == "erf_inv" for node in nodes(draw))
     assert not any(map(erf_inv.takes_first_branch, nodes(draw)))
 

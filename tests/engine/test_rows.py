@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import flax_inits
-from flax_inits._engine import jobs, rows
+from flax_inits._engine import jobs, releases, rows
 from flax_inits._engine.programs import Pooled
 
 KEY = jax.random.key(7)
@@ -19,8 +19,8 @@ ROW = rows.ROW
 he, lecun = jax.nn.initializers.he_uniform(), jax.nn.initializers.lecun_normal()
 
 
-def is_pooled(draw):
-    (row,) = (traced := flax_inits.jit_init(draw)._planned((KEY,), {})[1]).jobs
+def is_pooled(draw, key=KEY):
+    (row,) = (traced := flax_inits.jit_init(draw)._planned((key,), {})[1]).jobs
     assert traced.jobs is not None
     return isinstance(row.recipe, Pooled)
 
@@ -150,6 +150,40 @@ OTHERS = {
 def test_rows_are_what_jit_draws(name):
     assert is_pooled(POOLED[name])
     assert_as_jit(POOLED[name], KEY)
+
+
+@pytest.mark.sampled(29, rest="thorough")
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("name", [name for name in POOLED if "segments" not in name])
+def test_rows_of_rbg_keys(name, impl):
+    key = jr.key(7, impl=impl)
+    assert is_pooled(POOLED[name], key) or name == "batched"
+    assert_as_jit(POOLED[name], key)
+
+
+SHARED = {
+    "by_vmap": lambda k: jax.vmap(lambda q: jr.normal(q, SHAPE))(jr.split(k, 3)),
+    "in_a_loop": lambda k: lax.map(
+        lambda q: jax.vmap(lambda q: jr.normal(q, SHAPE))(jr.split(q)), jr.split(k, 3)
+    ),
+    "with_threefry": lambda k: lax.complex(jr.normal(k, SHAPE), jr.normal(KEY, SHAPE)),
+}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("name", SHARED)
+def test_draws_of_rbg_keys_that_depend_on_each_other(name, impl):
+    key = jr.key(7, impl=impl)
+    assert not is_pooled(SHARED[name], key)
+    assert_as_jit(SHARED[name], key)
+
+
+def test_rows_of_rbg_keys_only_where_that_is_proved(monkeypatch):
+    monkeypatch.setattr(releases, "MERGES_FACTORS", {})
+    for impl in ("rbg", "unsafe_rbg"):
+        assert not is_pooled(POOLED["normal"], jr.key(7, impl=impl))
+        assert_as_jit(lambda key: POOLED["normal"](jr.fold_in(key, 1)), jr.key(7, impl=impl))
 
 
 @pytest.mark.sampled(2)

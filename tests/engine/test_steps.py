@@ -7,7 +7,7 @@ from as_jit import assert_as_jit
 from jax import random as jr
 
 import flax_inits
-from flax_inits._engine import rounding
+from flax_inits._engine import releases
 from flax_inits._engine.programs import Compiled
 
 KEY = jax.random.key(5)
@@ -50,7 +50,7 @@ def programs(fun):
 @pytest.mark.parametrize("draw", ONE_PROGRAM.values(), ids=ONE_PROGRAM)
 def test_one_program_makes_all_scales(draw):
     assert_as_jit(leaves(draw), KEY)
-    if rounding.merges_factors() is not None:
+    if releases.merges_factors() is not None:
         assert programs(leaves(draw)) == 1
 
 
@@ -143,7 +143,7 @@ def test_double_precision(draw):
 
 
 def test_nothing_is_assumed_of_a_release_that_was_not_examined(monkeypatch):
-    monkeypatch.setattr(rounding, "MERGES_FACTORS", {})
+    monkeypatch.setattr(releases, "MERGES_FACTORS", {})
     assert programs(leaves(ONE_PROGRAM["normal"])) == len(SCALES)
     assert programs(leaves(ONE_PROGRAM["range"])) == len(SCALES)
     assert programs(leaves(ONE_PROGRAM["fan_in_uniform"])) == 1
