@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from .._base.cache import Cache
-from .programs import Program, Programmed
+from .programs import Pending, Program, Programmed
 from .recipe import Job
 
 
@@ -106,18 +106,18 @@ def programs(jobs: Sequence[Job]) -> list[Program]:
 
 
 @contextlib.contextmanager
-def compiling(programs: Sequence[Program]) -> Iterator[list[Callable[[], Any]]]:
-    """Compiles by threads; yields for each program what waits for it."""
+def compiling(programs: Sequence[Program]) -> Iterator[list[Pending]]:
+    """Compiles by threads; yields the programs, compiled or on the way."""
     with _compilers(programs) as submit:
         futures = [_cache.get(program, submit) for program in programs]
         pairs = zip(futures, programs, strict=True)
-        yield [functools.partial(_cache.wait, *pair) for pair in pairs]
+        yield [Pending(pair[0].done, functools.partial(_cache.wait, *pair)) for pair in pairs]
 
 
 def compiled(programs: Sequence[Program]) -> list[Any]:
     """Compiles programs, which calls that need the same will find."""
-    with compiling(programs) as waits:
-        return [wait() for wait in waits]
+    with compiling(programs) as pending:
+        return [program.result() for program in pending]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Makes leaves from jobs: each distinct program is compiled once, and run for every leaf."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,14 +16,14 @@ def execute(jobs: Sequence[Job], done: Callable[[Job], Any] = lambda job: None) 
     results: dict[int, Array] = {}
     needed = programs(jobs)
     # Keys and rows move between host and device on purpose, whatever guards the caller's code.
-    with jax.transfer_guard("allow"), compiling(needed) as waits:
-        # Leaves without programs first, while threads compile: filling memory that the process has
-        # never touched takes about as long as drawing into it.
+    with jax.transfer_guard("allow"), compiling(needed) as pending:
+        runs = [program.run(one, program) for program, one in zip(needed, pending, strict=True)]
+        # Leaves without programs first, while threads compile or compute: filling memory that the
+        # process has never touched takes about as long as drawing into it.
         for job, leaf in made_without_programs(jobs):
             results[job.positions[0]] = leaf
             done(job)
-        for program, wait in zip(needed, waits, strict=True):
-            for job, leaves in program.run(wait, program):
-                results.update(zip(job.positions, leaves, strict=True))
-                done(job)
+        for job, leaves in itertools.chain.from_iterable(runs):
+            results.update(zip(job.positions, leaves, strict=True))
+            done(job)
     return results

@@ -88,6 +88,10 @@ def _fold_in(node: Node, keys: KeyWords, data: np.ndarray) -> KeyWords | None:
         if len(shape) > 1:
             return None
         return KeyWords(np.array(philox.fold_in_words(keys.words.tolist(), int(data)), np.uint32))
+    if len(shape) == 1:  # of one key, as nearly always
+        halves, fold = keys.words.reshape(-1, 2).tolist(), int(data)
+        folded = [bits.fold_in_words(tuple(half), fold) for half in halves]
+        return KeyWords(np.array(folded, np.uint32).reshape(shape))
     words = np.broadcast_to(keys.words, shape).reshape(-1, 2).tolist()
     folds = np.broadcast_to(np.expand_dims(data, -1), (*shape[:-1], shape[-1] // 2))
     folds = folds.reshape(-1).tolist()
