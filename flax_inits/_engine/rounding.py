@@ -74,10 +74,11 @@ _ROUNDED_ONCE = frozenset({"add", "sub", "mul", "sqrt"})
 
 def _is_proved(node: Node, computable: HostComputable) -> bool:
     # The bounds of truncated normals, from -2 to 2 in JAX and Flax; a test compares them with XLA.
-    if node.name != "erf" or node.inputs[0].aval.dtype != np.float32:
+    number = node.inputs[0].aval.dtype.type
+    if node.name != "erf" or number not in (np.float32, np.float64):
         return False
     given = computable.known_scalar(node.inputs[0])
-    return given is not None and abs(given) == np.float32(2) / np.float32(np.sqrt(2))
+    return given is not None and abs(given) == number(2) / number(np.sqrt(2))
 
 
 def draws_in_16_bits(value: Value) -> bool:

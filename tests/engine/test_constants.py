@@ -13,6 +13,11 @@ from flax_inits._engine.programs import Pooled
 KEY = jax.random.key(3)
 
 
+def is_pooled(draw):
+    (job,) = flax_inits.jit_init(draw)._planned((KEY,), {})[1].jobs
+    return isinstance(job.recipe, Pooled)
+
+
 def test_constants_in_calls_are_what_xla_makes_of_them():
     """XLA simplifies before it inlines: a constant in a call is divided and merged otherwise."""
     numbers = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
@@ -44,5 +49,16 @@ def test_the_bounds_of_most_truncated_normals_are_proved_to_be_pooled(lower, upp
         return jr.truncated_normal(key, lower, upper, (5, 40))
 
     assert_as_jit(draw, KEY)
-    (job,) = flax_inits.jit_init(draw)._planned((KEY,), {})[1].jobs
-    assert isinstance(job.recipe, Pooled) == (lower == -upper)
+    assert is_pooled(draw) == (lower == -upper)
+
+
+@pytest.mark.parametrize("shape", [(700, 100), (3, 3, 8, 16)])
+def test_so_are_those_in_double_precision(shape):
+    lecun = jax.nn.initializers.lecun_normal()
+    with jax.enable_x64(True):
+        for draw in (
+            lambda key: lecun(key, shape, jnp.float64),
+            lambda key: jax.jit(lambda key: lecun(key, shape, jnp.float64))(key) / 3,
+        ):
+            assert is_pooled(draw)
+            assert_as_jit(draw, jr.key(3))
