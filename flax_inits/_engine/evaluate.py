@@ -8,6 +8,7 @@ import jax
 from .._base import bits
 from .graph import Constant, Input, Node, Output, Value, order
 from .jaxpr import CLOSED_JAXPR, draws, opened, struct
+from .scans import sliced
 from .trace import flatten
 
 
@@ -80,10 +81,7 @@ def vectorized(scan: Output) -> Value | None:
         for aval, out in zip(node.avals, body.outvars, strict=True)
     ):
         return None
-    axes = [
-        0 if len(value.aval.shape) == len(var.aval.shape) + 1 else None
-        for value, var in zip(node.inputs, body.invars, strict=True)
-    ]
+    axes = [0 if each else None for each in sliced(node)]
     # The key of step i is slice i of the keys: a stack of layers is drawn as segments of one leaf.
     length = scan.aval.shape[0]
 

@@ -17,13 +17,14 @@ def execute(jobs: Sequence[Job], done: Callable[[Job], Any] = lambda job: None) 
     needed = programs(jobs)
     # Keys and rows move between host and device on purpose, whatever guards the caller's code.
     with jax.transfer_guard("allow"), compiling(needed) as pending:
-        runs = [program.run(one, program) for program, one in zip(needed, pending, strict=True)]
+        runs = (program.run(one, program) for program, one in zip(needed, pending, strict=True))
+        first = next(runs, ())  # has begun to compute, if it is compiled
         # Leaves without programs first, while threads compile or compute: filling memory that the
         # process has never touched takes about as long as drawing into it.
         for job, leaf in made_without_programs(jobs):
             results[job.positions[0]] = leaf
             done(job)
-        for job, leaves in itertools.chain.from_iterable(runs):
+        for job, leaves in itertools.chain(first, itertools.chain.from_iterable(runs)):
             results.update(zip(job.positions, leaves, strict=True))
             done(job)
     return results

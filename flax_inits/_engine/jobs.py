@@ -117,8 +117,8 @@ class _Planner:
             if fill is not None:
                 return Job(Filled(token(fill), batched, sharding, fill), (), positions)
             fits = 0 < value.aval.size <= LARGEST_POOLED
-            scanned = _is_scan(value)
-            form = match(batched, self._computable, self._signer, scanned) if fits else None
+            loop = value.node if isinstance(value, Output) and _is_scan(value) else None
+            form = match(batched, self._computable, self._signer, loop) if fits else None
             if form is not None:
                 scalars = [step.scalar for step in form.steps]
                 pooled = Pooled(token(scalars), value, sharding, form)

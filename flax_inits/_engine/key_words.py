@@ -13,6 +13,9 @@ from .graph import Node
 from .placement import on_cpu
 from .releases import is_examined
 
+_FEW = 1 << 10
+"""Keys up to which Python is faster than compiling a program."""
+
 
 class KeyWords:
     """Keys as NumPy words, uint32: of threefry (..., 2), of "rbg" and "unsafe_rbg" (..., 4)."""
@@ -106,6 +109,8 @@ def _split(node: Node, keys: KeyWords) -> KeyWords | None:
         return None
     shape, size = node.params["shape"], int(np.prod(node.params["shape"]))
     if _is_unsafe(node.avals[0].dtype):
+        if size > _FEW:
+            return None
         split = philox.split_words(keys.words.tolist(), size)
         return KeyWords(np.array(split, np.uint32).reshape(*shape, 4))
     halves = keys.words.reshape(-1, 2).tolist()

@@ -12,9 +12,10 @@ from .._base.types import Token
 from .graph import RESHAPES, Input, Node, Output, Value, order
 from .host import HostComputable
 from .jaxpr import inner_jaxprs
-from .key_words import is_rbg_dtype, is_threefry_dtype, words_in
+from .key_words import impl_of, is_rbg_dtype, is_threefry_dtype, words_in
 from .releases import is_examined
 from .rounding import ELEMENTWISE, SAFE, constants_alike, is_scalar, rounds_alike_when_fused
+from .scans import sliced
 from .signature import Signer
 from .steps import Step, without_steps
 
@@ -38,15 +39,15 @@ class RowForm(NamedTuple):
 
 
 def match(
-    value: Value, computable: HostComputable, signer: Signer, scanned: bool = False
+    value: Value, computable: HostComputable, signer: Signer, loop: Node | None = None
 ) -> RowForm | None:
     """Reads `value` as rows; None if it is not one draw per element and elementwise operations.
 
-    `scanned` says that it was a loop, each step of which drew with a key of its own.
+    `loop` is the scan that it was before it became one batched computation, if it was one.
     """
     if not isinstance(value, Output) or getattr(value.aval, "weak_type", False):
         return None
-    pattern = RowPattern(value, computable, scanned)
+    pattern = RowPattern(value, computable, loop)
     alike = constants_alike(pattern.nodes, computable) and rounds_alike_when_fused(pattern.nodes)
     if not pattern.matches or not alike:
         return None
@@ -60,9 +61,9 @@ def match(
 class RowPattern:
     """The nodes of one leaf, each told apart as full (one value per element) or scalar."""
 
-    def __init__(self, value: Value, computable: HostComputable, scanned: bool = False):
+    def __init__(self, value: Value, computable: HostComputable, loop: Node | None = None):
         self.keys: list[Value] = []
-        self._computable, self._scanned = computable, scanned
+        self._computable, self._loop = computable, loop
         self._full: set[Node] = set()
         self._size = value.aval.size
         self.nodes = order([value], computable.is_key)
@@ -99,8 +100,7 @@ class RowPattern:
         with node.context.manager:
             partitionable = jax.config.jax_threefry_partitionable
         if is_rbg_dtype(key.aval.dtype):
-            # Under `vmap`, which is no loop, its draws depend on each other (jax#19085).
-            known = len(key.aval.shape) == self._scanned and is_examined()
+            known = is_examined() and _draws_alone(key, self._loop)
         else:
             known = is_threefry_dtype(key.aval.dtype) and partitionable
         return (
@@ -142,6 +142,28 @@ class RowPattern:
             body.append((node.primitive, token, tuple(map(name, node.inputs)), full))
             numbers[value] = -len(body)
         return (tuple(body), name(output), output.aval.dtype)
+
+
+def _draws_alone(key: Value, loop: Node | None) -> bool:
+    """Whether keys "rbg" are one key, or one for each step of a loop, which draws with it alone.
+
+    Of several keys under `vmap`, which is no loop, the draws depend on each other.
+    """
+    if loop is None or len(key.aval.shape) != 1:
+        return loop is None and not key.aval.shape
+    of_steps = {value for value, each in zip(loop.inputs, sliced(loop), strict=True) if each}
+    if impl_of(key.aval.dtype) == "rbg":
+        # It has one axis. That is the loop's, or a `vmap`'s in a step that does not matter to it.
+        nodes = order([key], of_steps.__contains__)
+        return not of_steps.isdisjoint([key, *(value for node in nodes for value in node.inputs)])
+    # Keys "unsafe_rbg" are split and folded by draws, too, except by what is the same in all steps.
+    while key not in of_steps:
+        if not isinstance(key, Output) or key.node.name not in ("random_clone", "random_fold_in"):
+            return False
+        key, *data = key.node.inputs
+        if any(value.aval.shape for value in data):
+            return False
+    return True
 
 
 def _is_scalar(value: Value) -> bool:

@@ -42,6 +42,15 @@ def mapped(equation: Any, inputs: list, index: int, parent: Any) -> Output | Non
     return Output(Node(reduced, reads), reduced.outvars.index(alone.outvars[0]))
 
 
+def sliced(scan: Node) -> list[bool]:
+    """Whether each step of a scan without a carry gets its own slice of an input, or all of it."""
+    body, _ = opened(scan.params["jaxpr"])
+    return [
+        len(value.aval.shape) == len(var.aval.shape) + 1
+        for value, var in zip(scan.inputs, body.invars, strict=True)
+    ]
+
+
 def _stacks(scan: Any) -> bool:
     """Whether all outputs of a scan are stacked ones, with one more axis than in the body.
 

@@ -161,22 +161,54 @@ def test_rows_of_rbg_keys(name, impl):
     assert_as_jit(POOLED[name], key)
 
 
+def normal(key):
+    return jr.normal(key, SHAPE)
+
+
+def normals(keys):
+    return jax.vmap(normal)(keys)
+
+
 SHARED = {
-    "by_vmap": lambda k: jax.vmap(lambda q: jr.normal(q, SHAPE))(jr.split(k, 3)),
-    "in_a_loop": lambda k: lax.map(
-        lambda q: jax.vmap(lambda q: jr.normal(q, SHAPE))(jr.split(q)), jr.split(k, 3)
-    ),
-    "with_threefry": lambda k: lax.complex(jr.normal(k, SHAPE), jr.normal(KEY, SHAPE)),
+    "by_vmap": lambda k: normals(jr.split(k, 3)),
+    "in_a_loop": lambda k: lax.map(lambda q: normals(jr.split(q)), jr.split(k, 3)),
+    "one_step": lambda k: lax.map(lambda i: normals(jr.split(k, 3)), jnp.arange(1)),
+    "one_step_without_slices": lambda k: lax.scan(
+        lambda c, _: (c, normals(jr.split(k, 3))), None, None, length=1
+    )[1],
+    "loop_in_vmap": lambda k: jax.vmap(lambda q: lax.map(normal, jr.split(q)))(jr.split(k, 3)),
+    "with_threefry": lambda k: lax.complex(normal(k), normal(KEY)),
+}
+LOOPS = {
+    "a_key_each": lambda k: lax.map(normal, jr.split(k, 3)),
+    "folded": lambda k: lax.map(lambda q: normal(jr.fold_in(q, 3)), jr.split(k, 3)),
+}
+SPLIT_IN_LOOPS = {
+    "by_split": lambda k: lax.map(lambda q: normal(jr.split(q)[1]), jr.split(k, 3)),
+    "by_step": lambda k: lax.map(lambda i: normal(jr.fold_in(k, i)), jnp.arange(3)),
+    "by_both": lambda k: lax.map(lambda x: normal(jr.fold_in(*x)), (jr.split(k, 3), jnp.arange(3))),
 }
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 @pytest.mark.parametrize("name", SHARED)
 def test_draws_of_rbg_keys_that_depend_on_each_other(name, impl):
     key = jr.key(7, impl=impl)
     assert not is_pooled(SHARED[name], key)
     assert_as_jit(SHARED[name], key)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("name", LOOPS | SPLIT_IN_LOOPS)
+def test_loops_draw_with_each_key_alone(name, impl):
+    loop, key = (LOOPS | SPLIT_IN_LOOPS)[name], jr.key(7, impl=impl)
+    # Keys "unsafe_rbg" are split by a draw: of several at once it is another one.
+    assert is_pooled(loop, key) == (name in LOOPS or impl == "rbg")
+    assert_as_jit(loop, key)
+
+
+def test_many_keys_of_one():
+    assert_as_jit(lambda k: normals(jr.split(k, 2000)[1990:]), jr.key(7, impl="unsafe_rbg"))
 
 
 def test_rows_of_rbg_keys_only_where_that_is_proved(monkeypatch):
