@@ -18,23 +18,23 @@ from . import rows
 from .memory import cut, is_plain, memory_of, misaligned, owned
 from .row_pattern import RowForm
 
-_FEW, _MANY = 1 << 6, 1 << 10
+SIZE = 1 << 8
+"""Rows in a block: work for all cores, and not much more than a small model takes."""
+
+_AHEAD = 4
+_TOGETHER = 1 << 20
+"""Elements of the leaves that are made in one transfer."""
 
 
-def rows_in_block(needed: int) -> int:
-    """Chooses one of two sizes, so that two programs do: for up to a million elements, or more."""
-    return _FEW if needed <= _MANY else _MANY
-
-
-def begin(compiled: Any, columns: rows.Rows, count: int) -> Iterator[np.ndarray]:
-    """Computes all blocks of `count` rows in order; the first are begun at once."""
+def begin(compiled: Any, columns: rows.Rows) -> Iterator[np.ndarray]:
+    """Computes all blocks in order; the first are begun at once."""
     # Dispatch is asynchronous: XLA computes the next rows while NumPy copies others. No more than
-    # `_MANY` are ahead, so that the peak of memory stays with the leaves.
+    # `_AHEAD` are alive, so that the peak of memory stays with the leaves.
     begun = (
-        compiled(*(_padded(column[start : start + count], count) for column in columns), rows.LANES)
-        for start in range(0, len(columns.starts), count)
+        compiled(*(_padded(column[start : start + SIZE]) for column in columns), rows.LANES)
+        for start in range(0, len(columns.starts), SIZE)
     )
-    return _in_order(collections.deque(itertools.islice(begun, _MANY // count)), begun)
+    return _in_order(collections.deque(itertools.islice(begun, _AHEAD)), begun)
 
 
 def _in_order(ahead: collections.deque[Any], begun: Iterator[Any]) -> Iterator[np.ndarray]:
@@ -44,11 +44,11 @@ def _in_order(ahead: collections.deque[Any], begun: Iterator[Any]) -> Iterator[n
         yield np.asarray(block)
 
 
-def _padded(column: np.ndarray, count: int) -> np.ndarray:
-    if len(column) == count:
+def _padded(column: np.ndarray) -> np.ndarray:
+    if len(column) == SIZE:
         return column
     # One shape, one compilation: what is missing is drawn with zeros for keys, and thrown away.
-    blank = np.zeros((count - len(column), *column.shape[1:]), column.dtype)
+    blank = np.zeros((SIZE - len(column), *column.shape[1:]), column.dtype)
     return np.concatenate([column, blank])
 
 
@@ -85,6 +85,6 @@ def _blank(avals: Sequence[Any], shardings: Sequence[Sharding | None]) -> Iterat
         shapes = [aval.shape for aval, _ in alike]
         while shapes:
             sizes = itertools.accumulate(map(math.prod, shapes))
-            some = max(1, sum(size <= _MANY * rows.ROW for size in sizes))
+            some = max(1, sum(size <= _TOGETHER for size in sizes))
             yield from cut(source, shapes[:some], sharding)
             shapes = shapes[some:]

@@ -81,15 +81,13 @@ class Pooled(Programmed):
         return self.form.token
 
     def program(self, jobs: list[Job]) -> Program:
-        """Makes a program of as many rows at a time as the jobs are worth."""
-        needed = sum(rows.rows_of(_form(job)) for job in jobs)
-        count = blocks.rows_in_block(needed)
+        """Makes the program of rows, one for all that are ever asked for."""
         # The form that is lowered is that of one of the leaves, any of them: equal tokens say that
         # all make the same program. The settings count, since lowering reads them.
-        key = (self.shared_by, count, configuration())
-        lower = functools.partial(_lower_rows, self.form, count)
+        key = (self.shared_by, configuration())
+        lower = functools.partial(_lower_rows, self.form)
         held = nbytes(constants_of([self.form.output]))
-        return Program(key, lower, functools.partial(_run_rows, count), jobs, _WIDE, held)
+        return Program(key, lower, _run_rows, jobs, _WIDE, held)
 
 
 class Compiled(Programmed):
@@ -165,19 +163,17 @@ def _form(job: Job) -> RowForm:
     return job.recipe.form
 
 
-def _lower_rows(form: RowForm, count: int) -> Any:
-    return jax.jit(functools.partial(rows.compute, form)).lower(*rows.arguments(form, count))
+def _lower_rows(form: RowForm) -> Any:
+    return jax.jit(functools.partial(rows.compute, form)).lower(*rows.arguments(form, blocks.SIZE))
 
 
-def _run_rows(
-    count: int, pending: Pending, program: Program
-) -> Iterator[tuple[Job, Sequence[Array]]]:
+def _run_rows(pending: Pending, program: Program) -> Iterator[tuple[Job, Sequence[Array]]]:
     recipes, forms = [job.recipe for job in program.jobs], list(map(_form, program.jobs))
     keys = [list(map(job.known.key_words, job.given)) for job in program.jobs]
     columns = rows.rows(forms, keys)
 
     def begin() -> Iterator[np.ndarray]:
-        return blocks.begin(pending.result(), columns, count)
+        return blocks.begin(pending.result(), columns)
 
     # At once if nobody has to wait: XLA computes while other leaves are filled.
     begun = begin() if pending.done() else None
