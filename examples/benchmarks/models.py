@@ -3,6 +3,7 @@
     python examples/benchmarks/models.py            # all models; several minutes
     python examples/benchmarks/models.py --small    # toy sizes, for a quick look
     python examples/benchmarks/models.py LM-12/768 ViT-B/16 --repeats 3
+    python examples/benchmarks/models.py LM-12/768 --impl rbg
 
 Each figure is the median over fresh processes, from the call to the last leaf, imports excluded and
 compilation included. "peak" is the growth of the process's resident memory beyond the params.
@@ -177,14 +178,16 @@ SMALL = {
 TORCH = {"LM-12/768": (12, 768, 32000), "LM-48/384": (48, 384, 32000), "LM-2/64": (2, 64, 256)}
 
 
-def measure(name, method):
+def measure(name, method, impl):
     """Runs one method in this process and prints what it took as JSON."""
     if method == "torch":
         return measure_torch(*TORCH[name])
     import flax.linen  # noqa: F401
+    import jax
 
     fun, args = (MODELS | SMALL)[name]()
-    return cold.measure(fun, args, method, plan=True)
+    key = jax.random.key(0, impl=impl)
+    return cold.measure(fun, (key, *args[1:]), method, plan=True)
 
 
 def measure_torch(layers, width, vocabulary):
@@ -225,7 +228,8 @@ def main():
     parser.add_argument("models", nargs="*", help="names of models; all by default")
     parser.add_argument("--small", action="store_true", help="toy sizes")
     parser.add_argument("--repeats", type=int, default=1, help="processes per figure")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--impl", default="threefry2x32", help="of keys: rbg, unsafe_rbg")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(*options.measure)))
@@ -246,7 +250,8 @@ def main():
             if method == "torch" and (name not in TORCH or not torch):
                 continue
             results = [
-                cold.in_fresh_process(__file__, name, method) for _ in range(options.repeats)
+                cold.in_fresh_process(__file__, name, method, options.impl)
+                for _ in range(options.repeats)
             ]
             runs[method] = cold.median(results)
         print(_row(name, runs), flush=True)
