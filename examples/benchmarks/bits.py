@@ -119,7 +119,8 @@ def fastest(contenders: dict[str, tuple[Callable[[], Any], Any]], rounds: int) -
 def table(shape, rounds: int) -> Table:
     contenders = jax_contenders(shape) | numpy_contenders(shape) | torch_contenders(shape)
     seconds = fastest(contenders, rounds)
-    shown = Table(title=f"{shape[0]} x {shape[1]} float32, jax {jax.__version__}, {rounds} rounds")
+    where = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    shown = Table(title=f"{shape[0]} x {shape[1]} float32, {where}, {rounds} rounds")
     shown.add_column("")
     for column in ("ms", "M elements/s", "temporaries, MB", f"time / {LIMIT}"):
         shown.add_column(column, justify="right")

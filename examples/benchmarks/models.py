@@ -238,7 +238,7 @@ def main():
     names = options.models or list(models)
     header = (
         f"{'model':18}{'eager':>8}{'jit':>8}{'torch':>8}{'jit_init':>9}{'ratio':>7}"
-        f"{'plan':>7}{'lower':>7}{'compile':>8}{'programs':>9}{'peak':>7}  bits"
+        f"{'plan':>7}{'lower':>7}{'compile':>8}{'programs':>9}{'peak':>7}  {'bits':10}device"
     )
     print(header, flush=True)
     torch = importlib.util.find_spec("torch") is not None
@@ -265,7 +265,7 @@ def _row(name, runs):
         f"{name:18}{runs['eager']['total']:7.2f}s{jit['total']:7.2f}s{torch}"
         f"{ours['total']:8.2f}s{jit['total'] / ours['total']:6.1f}x"
         f"{ours['trace']:6.2f}s{ours['lower']:6.2f}s{ours['compile']:7.2f}s{ours['programs']:9d}"
-        f"{100 * ours['extra'] / ours['bytes']:6.0f}%  {same}"
+        f"{100 * ours['extra'] / ours['bytes']:6.0f}%  {same:10}{ours['device']}"
     )
 
 
