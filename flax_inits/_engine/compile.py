@@ -126,7 +126,8 @@ def _compilers(programs: Sequence[Program]) -> Iterator[Callable[..., Any]]:
     if len(programs) < 2:
         yield _at_once
         return
-    pool = ThreadPoolExecutor(min(len(programs), os.cpu_count() or 1, 16))
+    # More than there are cores: which program takes longest is not known, and it must not be last.
+    pool = ThreadPoolExecutor(min(len(programs), 2 * (os.cpu_count() or 1), 16))
     try:
         yield pool.submit
     finally:
