@@ -12,7 +12,7 @@ from .host import HostComputable
 from .placement import on_host, replicated
 from .programs import Compiled, Pooled
 from .recipe import Filled, Given, Job
-from .rounding import draws_in_16_bits, rounding_safe
+from .rounding import draws_for_qr, draws_in_16_bits, rounding_safe
 from .row_pattern import match
 from .sharing import Numbering, groups
 from .signature import Signer
@@ -91,17 +91,26 @@ class _Planner:
             return Job(job.recipe, tuple(keys), positions)
         # Calls are inlined only where that cannot change how XLA rounds.
         if not _is_scan(value) and not rounding_safe(value, self._computable):
-            return self._searched(self._traced.with_calls[position], sharding, positions)
-        job = self._searched(value, sharding, positions)
+            return self._searched(self._traced.with_calls[position], value, sharding, positions)
+        job = self._searched(value, value, sharding, positions)
         if not isinstance(job.recipe, Given) and set(job.given) <= set(given):
             self._found[token, sharding] = job, given
         return job
 
-    def _searched(self, value: Value, sharding: Sharding | None, positions: tuple[int, ...]) -> Job:
+    def _searched(
+        self,
+        value: Value,
+        inlined: Value,
+        sharding: Sharding | None,
+        positions: tuple[int, ...],
+    ) -> Job:
         job = self._without_own_program(value, sharding, positions)
         if job is not None:
             return job
         fused = rounding_safe(_batched(value), self._computable)
+        # Other devices have no LAPACK: there a decomposition is operations as all others are.
+        if not fused and on_host(sharding):
+            fused = draws_for_qr(inlined, self._computable)
         return self.compiled([value], [sharding], positions, fused)
 
     def _without_own_program(

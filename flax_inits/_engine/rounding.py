@@ -44,6 +44,25 @@ def rounding_safe(value: Value, computable: HostComputable) -> bool:
     return known and constants_alike(nodes, computable) and rounds_alike_when_fused(nodes)
 
 
+def draws_for_qr(value: Value, computable: HostComputable) -> bool:
+    """Whether all that a leaf draws is a matrix for LAPACK's QR decomposition.
+
+    It is computed in a loop of its own, since LAPACK reads it from memory; so it may be fused with
+    its bits as a leaf may. Columns are in order there, so no axis may be short.
+    """
+    nodes = order([value], computable.is_key)
+    decompositions = [node for node in nodes if node.name == "qr"]
+    if len(decompositions) != 1:
+        return False
+    (matrix,) = decompositions[0].inputs
+    before = set(order([matrix], computable.is_key))
+    after = [node for node in nodes if node not in before and node.name != "qr"]
+    read = {v.node for node in after for v in node.inputs if isinstance(v, Output)}
+    alone = read.isdisjoint(before) and all(node.name != "random_bits" for node in after)
+    long = min(matrix.aval.shape) >= _SHORT
+    return alone and long and rounding_safe(matrix, computable)
+
+
 def constants_alike(nodes: Sequence[Node], computable: HostComputable) -> bool:
     """Whether XLA makes the same of constants with calls inlined as without.
 

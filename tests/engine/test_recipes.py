@@ -154,7 +154,7 @@ def test_layers_that_are_nearly_alike(name):
 def test_what_is_found_for_a_layer_is_not_searched_for_again(monkeypatch):
     searched, search = [], planning._Planner._searched
     monkeypatch.setattr(
-        planning._Planner, "_searched", lambda *a: searched.append(a[3]) or search(*a)
+        planning._Planner, "_searched", lambda *a: searched.append(a[4]) or search(*a)
     )
     found = jobs(of_layers(lambda k, i: 0.1 * normal(k) if i % 2 else normal(k) + np.eye(8, 16)))
     assert [job.positions for job in found] == [(0,), (1,), (2,), (3,)]

@@ -232,6 +232,33 @@ def test_other_leaves_are_what_jit_draws(name):
     assert_as_jit(OTHERS[name], KEY)
 
 
+def without_q(key, shape):
+    """A matrix that is read beside its decomposition."""
+    drawn = jr.normal(key, shape)
+    return drawn - jnp.linalg.qr(drawn)[0]
+
+
+orthogonal = jax.nn.initializers.orthogonal(0.5)
+MATRICES = {
+    "tall": (lambda k: orthogonal(k, (40, 9)), True),
+    "wide": (lambda k: orthogonal(k, (7, 64)), True),
+    "kernel": (lambda k: orthogonal(k, (3, 3, 4, 16)), True),
+    "short": (lambda k: orthogonal(k, (3, 8)), False),
+    "narrow": (lambda k: orthogonal(k, (8, 3)), False),
+    "read_twice": (lambda k: without_q(k, (20, 20)), False),
+    "several": (lambda k: jax.vmap(lambda q: orthogonal(q, (12, 8)))(jr.split(k, 3)), False),
+    "complex": (lambda k: orthogonal(k, (24, 16), jnp.complex64), True),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_bits_are_fused_with_a_matrix_for_lapack(name):
+    draw, fused = MATRICES[name]
+    (job,) = flax_inits.jit_init(draw)._planned((KEY,), {})[1].jobs
+    assert job.recipe.fused == fused
+    assert_as_jit(draw, KEY)
+
+
 DRAWS = {
     "normal": lambda k, d: jr.normal(k, SHAPE, d),
     "uniform": lambda k, d: jr.uniform(k, SHAPE, d, -0.3, 0.7),
