@@ -13,7 +13,7 @@ from jax import lax
 from .types import Array
 
 _FACTORS = (0xD2511F53, 0xCD9E8D57)
-_STEPS = (0x9E3779B9, 0xBB67AE85)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
@@ -42,7 +42,7 @@ def block(key: Sequence[int], number: int) -> list[int]:
     count = (upper << 64 | lower) + number
     a, b, c, d = (count >> shift & _MASK for shift in (0, 32, 64, 96))
     for i in range(10):
-        k0, k1 = ((word + step * i) & _MASK for word, step in zip(key[:2], _STEPS, strict=True))
+        k0, k1 = ((word + step * i) & _MASK for word, step in zip(key[:2], _WEYL, strict=True))
         (high, low), (other_high, other_low) = (
             divmod(word * factor, 1 << 32) for word, factor in zip((a, c), _FACTORS, strict=True)
         )
@@ -67,7 +67,7 @@ def _block(key: Sequence[Array], count: Sequence[Array]) -> Sequence[Array]:
     for number in range(10):
         k0, k1 = (
             lax.add(word, _like(word, step * number & _MASK))
-            for word, step in zip(key, _STEPS, strict=True)
+            for word, step in zip(key, _WEYL, strict=True)
         )
         (low, high), (other_low, other_high) = (
             _parted(lax.mul(lax.convert_element_type(word, np.uint64), np.uint64(factor)))

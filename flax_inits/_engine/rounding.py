@@ -14,6 +14,7 @@ from . import scalars
 from .complex_parts import draws_stay_apart
 from .graph import RESHAPES, Constant, Node, Output, Value, order
 from .host import HostComputable
+from .jaxpr import draws, inner_jaxprs
 
 ELEMENTWISE = frozenset(
     "abs add and bitcast_convert_type ceil clamp convert_element_type copy div eq erf_inv floor "
@@ -58,9 +59,13 @@ def draws_for_qr(value: Value, computable: HostComputable) -> bool:
     before = set(order([matrix], computable.is_key))
     after = [node for node in nodes if node not in before and node.name != "qr"]
     read = {v.node for node in after for v in node.inputs if isinstance(v, Output)}
-    alone = read.isdisjoint(before) and all(node.name != "random_bits" for node in after)
+    alone = read.isdisjoint(before) and not any(map(_draws, after))
     long = min(matrix.aval.shape) >= _SHORT
     return alone and long and rounding_safe(matrix, computable)
+
+
+def _draws(node: Node) -> bool:
+    return node.name == "random_bits" or any(map(draws, inner_jaxprs(node.params)))
 
 
 def constants_alike(nodes: Sequence[Node], computable: HostComputable) -> bool:

@@ -246,6 +246,15 @@ MATRICES = {
     "short": (lambda k: orthogonal(k, (3, 8)), False),
     "narrow": (lambda k: orthogonal(k, (8, 3)), False),
     "read_twice": (lambda k: without_q(k, (20, 20)), False),
+    "and_a_loop": (
+        lambda k: (
+            orthogonal(k, (12, 8))
+            + lax.scan(lambda w, q: (w * jr.normal(q, (12, 8)), 0), jnp.ones((12, 8)), jr.split(k))[
+                0
+            ]
+        ),
+        False,
+    ),
     "several": (lambda k: jax.vmap(lambda q: orthogonal(q, (12, 8)))(jr.split(k, 3)), False),
     "complex": (lambda k: orthogonal(k, (24, 16), jnp.complex64), True),
 }
